@@ -1,0 +1,1 @@
+"""One file per dataset; the catalogue finds them by their being here."""

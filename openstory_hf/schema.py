@@ -1,0 +1,228 @@
+"""The columns: one schema for every dataset, and the only place that makes rows of records.
+
+`stories` has one self-contained row per published story; its lists are parallel, one entry per frame. `frames` has
+one row per frame with all its pictures. A column that contains a picture stores all its leaves uncompressed, so
+`images` stands alone. Whatever no column holds goes to `extras`, a JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from datasets import Features, Image, List, Value
+
+from openstory_hf import masks, pictures
+from openstory_hf.records import Frame, Instance, Picture, Reject, Window, check_text
+from openstory_hf.records import Sequence as StorySequence
+from openstory_hf.references import Rewritten
+
+SCHEMA_VERSION = "1"
+"""Changes whenever the columns or their meaning change."""
+
+_INSTANCE = {
+    "label": Value("string"),
+    "character": Value("string"),
+    "bbox": List(Value("float32")),
+    "segmentation": {"size": List(Value("int32")), "counts": Value("string")},
+    "score": Value("float32"),
+}
+_MENTION = {
+    "character": Value("string"),
+    "start": Value("int32"),
+    "end": Value("int32"),
+    "ref_start": Value("int32"),
+    "ref_end": Value("int32"),
+}
+_SOURCE = {"file": Value("string"), "index": Value("int32")}
+
+STORIES = Features(
+    {
+        "story_id": Value("string"),
+        "dataset": Value("string"),
+        "sequence_id": Value("string"),
+        "language": Value("string"),
+        "license": Value("string"),
+        "frame_ids": List(Value("string")),
+        "captions": List(Value("string")),
+        "referential_captions": List(Value("string")),
+        "mentions": List(List(_MENTION)),
+        "characters": List(List(Value("string"))),
+        "setting": List(Value("string")),
+        "instances": List(List(_INSTANCE)),
+        "timestamps": List(Value("float64")),
+        "source": _SOURCE,
+        "extras": Value("string"),
+        "images": List(Image()),
+    }
+)
+"""`instances[i]` belongs to `images[i]`, the key picture of frame i."""
+
+FRAMES = Features(
+    {
+        "frame_id": Value("string"),
+        "dataset": Value("string"),
+        "sequence_id": Value("string"),
+        "position": Value("int32"),
+        "language": Value("string"),
+        "license": Value("string"),
+        "caption": Value("string"),
+        "characters": List(Value("string")),
+        "setting": Value("string"),
+        "instances": List(List(_INSTANCE)),
+        "key_image": Value("int32"),
+        "timestamp": Value("float64"),
+        "source": _SOURCE,
+        "extras": Value("string"),
+        "images": List(Image()),
+    }
+)
+"""`instances[k]` belongs to `images[k]`; `images[key_image]` is the one in `stories`. Referential captions depend on
+where a window starts, so they are not stored here but made for each window when it is read."""
+
+TABLES: dict[str, Features] = {"stories": STORIES, "frames": FRAMES}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFrame:
+    """A frame whose pictures are encoded and whose masks are run lengths: ready for rows.
+
+    `images` and `instances` are parallel, one entry per kept picture, in column form.
+    """
+
+    frame: Frame
+    images: tuple[dict[str, Any], ...]
+    instances: tuple[list[dict[str, Any]], ...]
+
+    def key_only(self) -> StoredFrame:
+        """The same frame with its key picture alone: all that `stories` needs, in a fraction of the memory."""
+        key, frame = self.frame.key, replace(self.frame, pictures=(), key=0)
+        return StoredFrame(frame=frame, images=(self.images[key],), instances=(self.instances[key],))
+
+
+def store(frame: Frame) -> StoredFrame:
+    """Check a frame and bring it into column form.
+
+    Raises:
+        Reject: for a caption that is not text, a picture that does not decode, a mask or box that does not fit.
+    """
+    where = {"record": frame.frame_id, "file": frame.file}
+    check_text(frame.caption, name="caption", **where)
+    check_text(frame.setting, name="setting", **where)
+    if not frame.pictures or not 0 <= frame.key < len(frame.pictures):
+        raise Reject(f"{len(frame.pictures)} pictures, key picture number {frame.key}", **where)
+    images, instances = [], []
+    for picture in frame.pictures:
+        data, height, width = _encoded(picture, frame)
+        images.append({"bytes": data, "path": picture.path})
+        instances.append([_instance(item, height, width, frame) for item in picture.instances])
+    return StoredFrame(frame=frame, images=tuple(images), instances=tuple(instances))
+
+
+def _encoded(picture: Picture, frame: Frame) -> tuple[bytes, int, int]:
+    if picture.pixels is not None:
+        return pictures.encode_png(picture.pixels), picture.pixels.shape[0], picture.pixels.shape[1]
+    try:
+        height, width = pictures.check(picture.data or b"")
+    except pictures.UndecodableError as error:
+        raise Reject(
+            f"the picture {picture.path} does not decode: {error}",
+            record=frame.frame_id,
+            file=frame.file,
+            hint="Download it again, or build with --on-error quarantine to leave the record out",
+        ) from None
+    return picture.data or b"", height, width
+
+
+def _instance(item: Instance, height: int, width: int, frame: Frame) -> dict[str, Any]:
+    where = {"record": frame.frame_id, "file": frame.file}
+    segmentation = None
+    if item.mask is not None:
+        if item.mask.shape != (height, width):
+            raise Reject(f"mask of {item.label!r} is {item.mask.shape}, the picture {(height, width)}", **where)
+        segmentation = masks.encode(item.mask)
+    bbox = None
+    if item.bbox is not None:
+        x, y, w, h = item.bbox
+        if not (w > 0 and h > 0 and x >= 0 and y >= 0 and x + w <= width and y + h <= height):
+            raise Reject(f"box {item.bbox} (x, y, w, h) of {item.label!r} leaves its {width}x{height} picture", **where)
+        bbox = [float(value) for value in item.bbox]
+    return {
+        "label": check_text(item.label, name="label", **where),
+        "character": item.character,
+        "bbox": bbox,
+        "segmentation": segmentation,
+        "score": item.score,
+    }
+
+
+def _extras(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True) if value else ""
+
+
+def story_row(
+    dataset: str,
+    sequence: StorySequence,
+    window: Window,
+    frames: Sequence[StoredFrame],
+    rewritten: Sequence[Rewritten],
+) -> dict[str, Any]:
+    """The row of one published story.
+
+    Args:
+        dataset: name of the dataset.
+        sequence: the sequence the story is a window of.
+        window: which frames.
+        frames: the frames of the window, key pictures only.
+        rewritten: their referential captions, in step with `frames`.
+    """
+    extras = dict(sequence.extras)
+    if any(stored.frame.extras for stored in frames):
+        extras["frames"] = [dict(stored.frame.extras) for stored in frames]
+    return {
+        "story_id": f"{dataset}/{window.story_id}",
+        "dataset": dataset,
+        "sequence_id": sequence.sequence_id,
+        "language": sequence.language,
+        "license": sequence.license,
+        "frame_ids": [stored.frame.frame_id for stored in frames],
+        "captions": [stored.frame.caption for stored in frames],
+        "referential_captions": [entry.text for entry in rewritten],
+        "mentions": [[mention.as_row() for mention in entry.mentions] for entry in rewritten],
+        "characters": [list(stored.frame.characters) for stored in frames],
+        "setting": [stored.frame.setting for stored in frames],
+        "instances": [stored.instances[0] for stored in frames],
+        "timestamps": [stored.frame.timestamp for stored in frames],
+        "source": {"file": sequence.file, "index": window.start},
+        "extras": _extras(extras),
+        "images": [stored.images[0] for stored in frames],
+    }
+
+
+def frame_row(dataset: str, sequence: StorySequence, position: int, stored: StoredFrame) -> dict[str, Any]:
+    """The row of one frame with all its pictures."""
+    frame = stored.frame
+    return {
+        "frame_id": frame.frame_id,
+        "dataset": dataset,
+        "sequence_id": sequence.sequence_id,
+        "position": position,
+        "language": sequence.language,
+        "license": sequence.license,
+        "caption": frame.caption,
+        "characters": list(frame.characters),
+        "setting": frame.setting,
+        "instances": list(stored.instances),
+        "key_image": frame.key,
+        "timestamp": frame.timestamp,
+        "source": {"file": frame.file, "index": position},
+        "extras": _extras(frame.extras),
+        "images": list(stored.images),
+    }
+
+
+def picture_bytes(row: Mapping[str, Any]) -> int:
+    """Bytes of the encoded pictures of a row, the measure row groups are cut by."""
+    return sum(len(image["bytes"]) for image in row["images"])
