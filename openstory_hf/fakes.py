@@ -85,7 +85,11 @@ def scene(cast: Sequence[str], *, size: int = 128, step: int = 0, place: str = "
         head = max(4, wide // 2)
         shapes = (
             ("rectangle", (left, top + head, left + wide - 1, bottom - 1), _colour(name + "coat", 60, 180)),
-            ("ellipse", (left + wide // 4, top, left + wide // 4 + head, top + head), _colour(name + "face", 170, 80)),
+            (
+                "ellipse",
+                (left + wide // 4, top, left + wide // 4 + head, top + head),
+                _colour(name + "face", 170, 80),
+            ),
         )
         for shape, box, colour in shapes:
             getattr(paint, shape)(box, fill=colour)

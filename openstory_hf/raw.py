@@ -15,10 +15,10 @@ import os
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -45,6 +45,8 @@ NUMPY_GLOBALS = frozenset(
 
 _INDEX_SUFFIXES = (".json", ".jsonl", ".pkl", ".md", ".txt", ".csv")
 _CHUNK = 1 << 20
+
+_T = TypeVar("_T")
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -83,6 +85,7 @@ class Raw:
         self._zip: zipfile.ZipFile | None = None
         self._names: dict[str, int] | None = None
         self._pid = os.getpid()
+        self._memo: dict[Callable[[Raw], Any], Any] = {}
         if self.path.is_dir():
             self.is_zip = False
         elif self.path.is_file() and zipfile.is_zipfile(self.path):
@@ -96,6 +99,13 @@ class Raw:
 
     def __repr__(self) -> str:
         return f"Raw({str(self.path)!r}, root={self.root!r})"
+
+    def once(self, make: Callable[[Raw], _T]) -> _T:
+        """`make(self)`, called the first time only: for index files that every unit of a release needs."""
+        if make not in self._memo:
+            self._memo[make] = make(self)
+        value: _T = self._memo[make]
+        return value
 
     # -- names ---------------------------------------------------------------------------------------------
 

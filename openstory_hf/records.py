@@ -159,12 +159,14 @@ class Unit:
     Args:
         unit_id: name, unique within the dataset and split.
         split: the split it belongs to.
+        records: number of source records in it (clips of an episode, 1 for a book); what progress counts.
         size: estimated bytes of the pictures it will write; plans the shards.
         data: whatever `sequences` needs to find it again; plain JSON values.
     """
 
     unit_id: str
     split: str
+    records: int = 1
     size: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
 

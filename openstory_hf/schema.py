@@ -147,7 +147,9 @@ def _instance(item: Instance, height: int, width: int, frame: Frame) -> dict[str
     if item.bbox is not None:
         x, y, w, h = item.bbox
         if not (w > 0 and h > 0 and x >= 0 and y >= 0 and x + w <= width and y + h <= height):
-            raise Reject(f"box {item.bbox} (x, y, w, h) of {item.label!r} leaves its {width}x{height} picture", **where)
+            raise Reject(
+                f"box {item.bbox} (x, y, w, h) of {item.label!r} leaves its {width}x{height} picture", **where
+            )
         bbox = [float(value) for value in item.bbox]
     return {
         "label": check_text(item.label, name="label", **where),

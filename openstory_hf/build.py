@@ -1,0 +1,364 @@
+"""The build: units are planned into shards, shards become Parquet files, and a manifest says what is in them.
+
+The plan depends on the release and the options alone, a shard on its units alone; so neither the number of processes
+nor a killed and repeated build changes a byte. A file has its final name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from openstory_hf import card
+from openstory_hf.builder import (
+    DEFAULT_POLICY,
+    OnError,
+    StoryBuilder,
+    Tally,
+    dataset_name,
+    open_raw,
+    rows,
+    stop_at,
+    tables,
+)
+from openstory_hf.errors import BuildError
+from openstory_hf.plan import SHARD_BYTES, Plan, Shard, plan_build
+from openstory_hf.records import Reject, Unit
+from openstory_hf.references import RULES_VERSION
+from openstory_hf.schema import SCHEMA_VERSION, TABLES
+from openstory_hf.version import __version__
+from openstory_hf.write import ROW_GROUP_TARGET, TableWriter, file_facts, publish, write_whole
+
+MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
+
+MAX_CONSECUTIVE_REJECTS = 100
+
+Progress = Callable[[str, int], None]
+"""Called with (split, number of source records just finished)."""
+
+
+@dataclass(kw_only=True)
+class ShardResult:
+    """What a finished shard holds: rows, bytes and hash of each file, the counts, and the records left out."""
+
+    name: str
+    split: str
+    files: dict[str, dict[str, Any]]
+    tally: Tally
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+
+
+def build_shard(plan: Plan, shard: Shard, out: Path, progress: Progress | None = None) -> ShardResult:
+    """Write the files of one shard and their result; a pure function of the plan and the shard.
+
+    Raises:
+        BuildError: at the first bad record, or after too many in a row under quarantine.
+    """
+    work = _work_folder(out)
+    writers = {
+        table: TableWriter(work / f"tmp-{os.getpid()}-{table}-{shard.name}", TABLES[table], plan.row_group_bytes)
+        for table in tables(plan.builder.INFO)
+    }
+    result = ShardResult(name=shard.name, split=shard.split, files={}, tally=Tally())
+    for unit in shard.units:
+        _build_unit(plan, unit, writers, result, progress)
+    if not result.tally.balanced():
+        raise BuildError(f"shard {shard.name}: seen records are not all accounted for: {result.tally}. This is a bug")
+    for table, writer in writers.items():
+        writer.close()
+        final = out / table / f"{shard.name}.parquet"
+        facts = {"rows": writer.rows, "row_groups": writer.row_groups, **file_facts(writer.path)}
+        result.files[final.relative_to(out).as_posix()] = facts
+        publish(writer.path, final)
+    write_whole(work / f"{shard.name}.json", json.dumps({"plan": plan.fingerprint(), **asdict(result)}))
+    return result
+
+
+def _build_unit(
+    plan: Plan, unit: Unit, writers: Mapping[str, TableWriter], result: ShardResult, progress: Progress | None
+) -> None:
+    in_a_row = 0
+
+    def quarantine(reject: Reject) -> None:
+        nonlocal in_a_row
+        in_a_row += 1
+        result.rejects.append(
+            {
+                "split": unit.split,
+                "unit": unit.unit_id,
+                "record": reject.record or unit.unit_id,
+                "reason": reject.reason,
+                "file": reject.file,
+                "stories": list(reject.stories),
+            }
+        )
+        if in_a_row > MAX_CONSECUTIVE_REJECTS:
+            raise BuildError(
+                f"more than {MAX_CONSECUTIVE_REJECTS} bad records in a row, the last: {reject}\n"
+                "So many failures mean a damaged or different release rather than bad records"
+            )
+
+    on_reject = quarantine if plan.on_error == "quarantine" else stop_at
+    before = result.tally.frames_written + result.tally.frames_rejected
+    reported = 0
+    made = rows(plan.builder, plan.raw, unit, policy=plan.policy, on_reject=on_reject, tally=result.tally)
+    for table, row in made:
+        in_a_row = 0
+        writers[table].add(row)
+        finished = min(unit.records, result.tally.frames_written + result.tally.frames_rejected - before)
+        if progress and unit.records > 1 and finished > reported:
+            progress(unit.split, finished - reported)
+            reported = finished
+    if progress:
+        progress(unit.split, unit.records - reported)
+
+
+def build(
+    builder: type[StoryBuilder],
+    raw_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    splits: Sequence[str] = (),
+    options: Mapping[str, Iterable[str]] | None = None,
+    policy: str = DEFAULT_POLICY,
+    on_error: OnError = "raise",
+    num_proc: int = 1,
+    progress: Callable[[Plan], contextlib.AbstractContextManager[Progress]] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    row_group_bytes: int = ROW_GROUP_TARGET,
+) -> dict[str, Any]:
+    """Build a dataset folder: Parquet shards, `manifest.json`, `rejects.jsonl`. Returns the manifest.
+
+    A build that was killed continues with the shards that are missing; a finished one is recognised and left alone.
+
+    Args:
+        builder: the dataset.
+        raw_path: folder or zip of the raw release.
+        out: folder to write; created if needed.
+        splits: the splits to build, all by default.
+        options: the dataset's own options.
+        policy: referential-text policy of the stored column.
+        on_error: "raise" stops at the first bad record, "quarantine" leaves bad records out and lists them.
+        num_proc: processes; changes the speed, never a byte.
+        progress: makes a progress display for a plan.
+        shard_bytes: size of a shard the plan aims at.
+        row_group_bytes: size of a row group.
+
+    Raises:
+        UsageError, SourceError, BuildError: with what to do next.
+    """
+    out = Path(out)
+    plan = plan_build(
+        builder,
+        open_raw(builder, raw_path),
+        splits=splits,
+        options=options,
+        policy=policy,
+        on_error=on_error,
+        shard_bytes=shard_bytes,
+        row_group_bytes=row_group_bytes,
+    )
+    finished = _finished(out, plan)
+    if finished is not None:
+        return finished
+    with _claimed(out, plan) as work:
+        results = {shard.name: result for shard in plan.shards if (result := _resumed(plan, shard, out))}
+        waiting = [shard for shard in plan.shards if shard.name not in results]
+        with progress(plan) if progress else contextlib.nullcontext(None) as report:
+            if report:
+                for shard in plan.shards:
+                    if shard.name in results:
+                        report(shard.split, sum(unit.records for unit in shard.units))
+            for result in _run(plan, waiting, out, num_proc, report):
+                results[result.name] = result
+        ordered = [results[shard.name] for shard in plan.shards]
+        manifest = make_manifest(plan, ordered)
+        if not any(counts["stories"]["written"] for counts in manifest["splits"].values()):
+            first = next((line for result in ordered for line in result.rejects), None)
+            why = f"; the first bad record: {first['reason']} ({first['file']})" if first else ""
+            raise BuildError(f"not one story could be written{why}")
+        left_out = [line for result in ordered for line in result.rejects]
+        write_whole(out / REJECTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out))
+        write_whole(out / card.README, card.render(builder.INFO, manifest, left_out, path="PATH_OR_REPO"))
+        write_whole(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        shutil.rmtree(work)
+    return manifest
+
+
+def make_manifest(plan: Plan, results: Sequence[ShardResult]) -> dict[str, Any]:
+    """The manifest: what was built from what, with counts beside the published ones and a hash for every file."""
+    info = plan.builder.INFO
+    splits: dict[str, Any] = {}
+    for split in dict.fromkeys(shard.split for shard in plan.shards):
+        tally = Tally()
+        for result in results:
+            if result.split == split:
+                tally.add(result.tally)
+        splits[split] = {
+            "published_stories": info.splits[split].stories,
+            "units": sum(len(shard.units) for shard in plan.shards if shard.split == split),
+            "source_records": sum(u.records for shard in plan.shards if shard.split == split for u in shard.units),
+            "stories": {
+                "seen": tally.stories_seen,
+                "written": tally.stories_written,
+                "rejected": tally.stories_rejected,
+            },
+            "frames": {
+                "seen": tally.frames_seen,
+                "written": tally.frames_written,
+                "rejected": tally.frames_rejected,
+            },
+        }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "openstory_hf": __version__,
+        "plan": plan.fingerprint(),
+        "dataset": dataset_name(plan.builder),
+        "title": info.title,
+        "raw_fingerprint": plan.raw_fingerprint,
+        "options": {name: list(values) for name, values in plan.options.items()},
+        "referential_text": {"policy": plan.policy, "rules_version": RULES_VERSION},
+        "characters": [asdict(character) for character in info.characters],
+        "key_picture": info.key_rule,
+        "row_group_bytes": plan.row_group_bytes,
+        "splits": splits,
+        "files": {file: facts for result in results for file, facts in result.files.items()},
+    }
+
+
+def _run(
+    plan: Plan, shards: Sequence[Shard], out: Path, num_proc: int, report: Progress | None
+) -> Iterator[ShardResult]:
+    if num_proc <= 1 or len(shards) <= 1:
+        for shard in shards:
+            yield build_shard(plan, shard, out, report)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that runs Arrow threads can deadlock
+    ticks = context.SimpleQueue()
+
+    def relay() -> None:
+        while (tick := ticks.get()) is not None:
+            if report:
+                report(*tick)
+
+    relaying = threading.Thread(target=relay, daemon=True)
+    relaying.start()
+    workers = min(num_proc, len(shards))
+    try:
+        with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(ticks,)) as pool:
+            futures = [pool.submit(_build_in_worker, plan, shard, out) for shard in shards]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except BrokenProcessPool:
+        raise BuildError(
+            "a worker process was ended from outside, most often for want of memory. "
+            "Run the same command again to continue, with fewer --num-proc"
+        ) from None
+    finally:
+        ticks.put(None)
+        relaying.join()
+
+
+_ticks: Any = None
+
+
+def _start_worker(ticks: Any) -> None:
+    """Remember where to report, and end with the parent: a worker must not outlive a killed build."""
+    global _ticks
+    _ticks = ticks
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _build_in_worker(plan: Plan, shard: Shard, out: Path) -> ShardResult:
+    return build_shard(plan, shard, out, lambda split, number: _ticks.put((split, number)))
+
+
+def _work_folder(out: Path) -> Path:
+    return out / ".build"
+
+
+@contextlib.contextmanager
+def _claimed(out: Path, plan: Plan) -> Iterator[Path]:
+    """Hold the output folder for this build alone; leftovers of a killed one are cleared.
+
+    Raises:
+        BuildError: if another build is running there, or the folder holds something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    work = _work_folder(out)
+    strangers = sorted(entry.name for entry in out.iterdir() if entry.name != work.name)
+    if strangers and not work.is_dir():
+        raise BuildError(
+            f"{out} is not empty ({', '.join(strangers[:3])}) and does not hold an unfinished build. Choose another --out"
+        )
+    work.mkdir(exist_ok=True)
+    lock = FileLock(work / "lock")  # released by the system when the process dies, however it dies
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BuildError(f"another build is writing to {out}. Wait for it, or choose another --out") from None
+    with lock:
+        begun = work / "plan"
+        if begun.exists() and begun.read_text() != plan.fingerprint():
+            raise BuildError(
+                f"{out} holds an unfinished build of other inputs (release, options or tool version changed). "
+                "Remove the folder, or choose another --out"
+            )
+        for leftover in work.glob("*tmp-*"):
+            leftover.unlink()
+        write_whole(begun, plan.fingerprint())
+        yield work
+
+
+def _finished(out: Path, plan: Plan) -> dict[str, Any] | None:
+    """The manifest if `out` already holds exactly this build.
+
+    Raises:
+        BuildError: if it holds another one, or files are missing.
+    """
+    if _work_folder(out).is_dir() or not (out / MANIFEST).is_file():
+        return None
+    manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("plan") != plan.fingerprint():
+        raise BuildError(f"{out} holds a build of other inputs. Remove the folder, or choose another --out")
+    for file, facts in manifest["files"].items():
+        path = out / file
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            raise BuildError(f"{path} is missing or damaged. Remove the folder and build again")
+    return manifest
+
+
+def _resumed(plan: Plan, shard: Shard, out: Path) -> ShardResult | None:
+    """The result of a shard a killed build had finished, if its files are still what they were."""
+    path = _work_folder(out) / f"{shard.name}.json"
+    if not path.is_file():
+        return None
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if facts.pop("plan") != plan.fingerprint():
+        return None
+    for file, expected in facts["files"].items():
+        found = out / file
+        if not found.is_file() or file_facts(found) != {key: expected[key] for key in ("bytes", "sha256")}:
+            return None
+    if facts["rejects"] and plan.on_error == "raise":
+        return None  # build it again, to stop where the user asked to stop
+    return ShardResult(**{**facts, "tally": Tally(**facts["tally"])})

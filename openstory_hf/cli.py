@@ -1,0 +1,217 @@
+"""The command line: `openstory VERB`. Data goes to stdout, progress and errors to stderr.
+
+Exit codes: 0 ok, 1 a data problem, 2 wrong usage. Heavy imports wait until a verb needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openstory_hf import catalogue
+from openstory_hf.errors import OpenStoryError, UsageError
+from openstory_hf.version import __version__
+
+if TYPE_CHECKING:
+    from openstory_hf.plan import Plan
+    from openstory_hf.write import Progress
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.verb != "build":  # `build` leaves the dataset's own options to be read once it is known
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        if arguments.verb == "build":
+            arguments.dataset_options = rest
+        return int(arguments.run(arguments) or 0)
+    except UsageError as error:
+        print(f"openstory: {error}", file=sys.stderr)
+        return 2
+    except OpenStoryError as error:
+        print(f"openstory: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, a missing permission: the system says it well enough
+        print(f"openstory: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("openstory: interrupted; the same command continues a build", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="openstory",
+        description="Package story-visualization datasets as streaming Hugging Face datasets.",
+        epilog="example: openstory fake flintstones_sv raw && openstory build flintstones_sv --raw raw --out out "
+        "--on-error quarantine && openstory preview out -o stories.html",
+    )
+    parser.add_argument("--version", action="version", version=f"openstory_hf {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int | None], help: str, example: str) -> Any:
+        sub = verbs.add_parser(name, help=help, description=help, epilog=f"example: openstory {example}")
+        sub.set_defaults(run=run)
+        return sub
+
+    verb("list", _list, "List the datasets.", "list")
+    info = verb("info", _info, "Show what a dataset is and how to obtain its raw release.", "info flintstones_sv")
+    info.add_argument("name", help="dataset")
+    fake = verb("fake", _fake, "Write a tiny synthetic raw release in the true layout.", "fake flintstones_sv raw")
+    fake.add_argument("name", help="dataset")
+    fake.add_argument("dir", type=Path, help="folder to write; must be empty or new")
+    build = verb(
+        "build",
+        _build,
+        "Build Parquet shards and a dataset card from a raw release. A killed build continues where it stopped.",
+        "build african_storybook --raw asp --out out --languages en fr",
+    )
+    build.add_argument("name", help="dataset")
+    build.add_argument("--raw", required=True, help="folder or zip of the raw release")
+    build.add_argument("--out", required=True, type=Path, help="folder to write")
+    build.add_argument("--split", nargs="+", default=[], metavar="SPLIT", help="splits to build (default: all)")
+    build.add_argument("--policy", default="", help="referential-text policy of the stored column")
+    build.add_argument(
+        "--on-error",
+        choices=("raise", "quarantine"),
+        default="raise",
+        help="stop at the first bad record, or leave bad records out and list them in rejects.jsonl",
+    )
+    build.add_argument("--num-proc", type=_positive, default=1, help="processes; changes speed, never a byte")
+    build.add_argument("--shard-mb", type=_positive, default=384, help="size of a shard the plan aims at")
+    build.add_argument("--row-group-mb", type=_positive, default=24, help="size of a row group")
+    build.add_argument("--quiet", action="store_true", help="no progress bars")
+    check = verb("check", _check, "Verify a built folder: hashes, schema, ids, pictures, masks, offsets.", "check out")
+    check.add_argument("dir", type=Path, help="built folder")
+    check.add_argument("--quiet", action="store_true", help="no progress bars")
+    preview = verb("preview", _preview, "Draw stories as a PNG contact sheet or an HTML page.", "preview out -o a.png")
+    preview.add_argument("dir", type=Path, help="built folder")
+    preview.add_argument("-o", "--output", type=Path, default=Path("preview.html"), help=".png or .html")
+    preview.add_argument("--split", default="", help="split (default: the first)")
+    preview.add_argument("-n", "--number", type=_positive, default=4, help="number of stories")
+    preview.add_argument("--story", nargs="+", default=[], metavar="ID", help="show these story ids")
+    quick = verb(
+        "quickstart",
+        _quickstart,
+        "The whole road on a synthetic release: fake, build, check, load, collate, preview.",
+        "quickstart --dir quickstart",
+    )
+    quick.add_argument("--dir", type=Path, default=Path("quickstart"), help="folder to write")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _list(_: argparse.Namespace) -> None:
+    for name in catalogue.names():
+        print(f"{name:<20} {catalogue.summary(name)}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    print(catalogue.get(arguments.name).INFO.describe(arguments.name))
+
+
+def _fake(arguments: argparse.Namespace) -> None:
+    builder = catalogue.get(arguments.name)
+    from openstory_hf.fakes import RawWriter
+
+    if arguments.dir.exists() and any(arguments.dir.iterdir()):
+        raise UsageError(f"{arguments.dir} is not empty; choose another folder")
+    builder.fake(RawWriter(arguments.dir))
+    print(f"wrote a synthetic release of {builder.INFO.title} to {arguments.dir}")
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    builder = catalogue.get(arguments.name)
+    from openstory_hf import build
+    from openstory_hf.builder import DEFAULT_POLICY
+
+    manifest = build.build(
+        builder,
+        arguments.raw,
+        arguments.out,
+        splits=arguments.split,
+        options=_dataset_options(arguments.name, builder.INFO.options, arguments.dataset_options),
+        policy=arguments.policy or DEFAULT_POLICY,
+        on_error=arguments.on_error,
+        num_proc=arguments.num_proc,
+        progress=None if arguments.quiet else _bars,
+        shard_bytes=arguments.shard_mb << 20,
+        row_group_bytes=arguments.row_group_mb << 20,
+    )
+    print(f"{manifest['title']} in {arguments.out}")
+    for split, counts in manifest["splits"].items():
+        stories, frames, published = counts["stories"], counts["frames"], counts["published_stories"]
+        print(
+            f"{split}: {stories['seen']:,} stories seen = {stories['written']:,} written + "
+            f"{stories['rejected']:,} rejected; {frames['seen']:,} frames seen = {frames['written']:,} written + "
+            f"{frames['rejected']:,} rejected" + ("" if published is None else f"; published: {published:,} stories")
+        )
+    if any(counts["stories"]["rejected"] or counts["frames"]["rejected"] for counts in manifest["splits"].values()):
+        print(f"what was left out, and why: {arguments.out / build.REJECTS}")
+
+
+def _dataset_options(name: str, known: Any, rest: Sequence[str]) -> dict[str, list[str]]:
+    parser = argparse.ArgumentParser(prog=f"openstory build {name}")
+    for option, facts in known.items():
+        parser.add_argument(f"--{option.replace('_', '-')}", nargs="+", default=[], help=facts.help, dest=option)
+    return {option: values for option, values in vars(parser.parse_args(list(rest))).items() if values}
+
+
+@contextlib.contextmanager
+def _bars(plan: Plan) -> Iterator[Progress]:
+    """One progress bar per split, on stderr, and only for people."""
+    from tqdm import tqdm
+
+    totals: dict[str, int] = {}
+    for shard in plan.shards:
+        totals[shard.split] = totals.get(shard.split, 0) + sum(unit.records for unit in shard.units)
+    bars = {
+        split: tqdm(total=total, desc=split, unit="rec", position=position, disable=None, file=sys.stderr)
+        for position, (split, total) in enumerate(totals.items())
+    }
+    try:
+        yield lambda split, number: bars[split].update(number) and None
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from openstory_hf.check import check
+
+    problems = check(arguments.dir, quiet=arguments.quiet)
+    for problem in problems:
+        print(problem)
+    print(f"{arguments.dir}: " + (f"{len(problems)} problems" if problems else "ok"))
+    return 1 if problems else 0
+
+
+def _preview(arguments: argparse.Namespace) -> None:
+    from openstory_hf import preview
+    from openstory_hf.load import read_stories
+
+    rows = read_stories(arguments.dir, arguments.split, arguments.number, arguments.story)
+    preview.save(rows, arguments.output, title=f"{rows[0]['dataset']} – {len(rows)} stories")
+    print(arguments.output)
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    from openstory_hf.quickstart import quickstart
+
+    quickstart(arguments.dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

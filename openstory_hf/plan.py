@@ -1,0 +1,151 @@
+"""Which units go into which shard: decided by the release and the options alone, before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from openstory_hf.builder import DEFAULT_POLICY, OnError, StoryBuilder, chosen_options, dataset_name, list_units
+from openstory_hf.errors import BuildError, UsageError
+from openstory_hf.raw import Raw
+from openstory_hf.records import Unit
+from openstory_hf.references import RULES_VERSION
+from openstory_hf.schema import SCHEMA_VERSION
+from openstory_hf.version import __version__
+from openstory_hf.write import ROW_GROUP_TARGET
+
+SHARD_BYTES = 384 << 20
+SHARD_COUNTS = (
+    1,
+    2,
+    4,
+    6,
+    8,
+    12,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+)
+"""Highly composite, so that shards divide evenly over ranks and workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A run of units that becomes one file per table."""
+
+    split: str
+    index: int
+    count: int
+    units: tuple[Unit, ...]
+
+    @property
+    def name(self) -> str:
+        """File name without folder and suffix."""
+        return f"{self.split}-{self.index:05d}-of-{self.count:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that decides the bytes of a build."""
+
+    builder: type[StoryBuilder]
+    raw: Raw
+    raw_fingerprint: str
+    options: Mapping[str, tuple[str, ...]]
+    policy: str
+    on_error: OnError
+    shards: tuple[Shard, ...]
+    row_group_bytes: int = ROW_GROUP_TARGET
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the plan; shards of a killed build are reused only under the same one.
+
+        The error policy is left out: a build that stopped at a bad record may go on under quarantine.
+        """
+        facts = {
+            "schema": SCHEMA_VERSION,
+            "tool": __version__,
+            "dataset": dataset_name(self.builder),
+            "raw": self.raw_fingerprint,
+            "options": self.options,
+            "policy": [self.policy, RULES_VERSION],
+            "row_group_bytes": self.row_group_bytes,
+            "shards": [[shard.name, [asdict(unit) for unit in shard.units]] for shard in self.shards],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def plan_build(
+    builder: type[StoryBuilder],
+    raw: Raw,
+    *,
+    splits: Sequence[str] = (),
+    options: Mapping[str, Iterable[str]] | None = None,
+    policy: str = DEFAULT_POLICY,
+    on_error: OnError = "raise",
+    shard_bytes: int = SHARD_BYTES,
+    row_group_bytes: int = ROW_GROUP_TARGET,
+) -> Plan:
+    """Decide which units go into which shard.
+
+    Raises:
+        UsageError: for an unknown split or option.
+        SourceError: if the release cannot be planned.
+    """
+    if unknown := sorted(set(splits) - set(builder.INFO.splits)):
+        known = ", ".join(builder.INFO.splits)
+        raise UsageError(f"{builder.INFO.title} has no split {', '.join(unknown)}. Its splits: {known}")
+    chosen = chosen_options(builder.INFO, options or {})
+    shards: list[Shard] = []
+    for split in builder.INFO.splits:
+        if not splits or split in splits:
+            shards += _split_shards(split, list_units(builder, raw, split, chosen), shard_bytes)
+    if not shards:
+        wanted = ", ".join(splits or builder.INFO.splits)
+        raise BuildError(
+            f"{raw.path} holds nothing to build for {wanted}.\n\nFiles it must have:\n{builder.INFO.tree}"
+        )
+    return Plan(
+        builder=builder,
+        raw=raw,
+        raw_fingerprint=raw.fingerprint(),
+        options=chosen,
+        policy=policy,
+        on_error=on_error,
+        shards=tuple(shards),
+        row_group_bytes=row_group_bytes,
+    )
+
+
+def _split_shards(split: str, units: Sequence[Unit], shard_bytes: int) -> list[Shard]:
+    """Cut the units, in order, into a highly composite number of runs of about the same size."""
+    if not units:
+        return []
+    weights = [max(unit.size, 1) for unit in units]
+    total = sum(weights)
+    wanted = -(-total // shard_bytes)
+    count = next((number for number in SHARD_COUNTS if number >= wanted), SHARD_COUNTS[-1])
+    runs: list[list[Unit]] = [[]]
+    filled = 0
+    for unit, weight in zip(units, weights, strict=True):
+        if runs[-1] and filled + weight / 2 > total * len(runs) / count:
+            runs.append([])
+        runs[-1].append(unit)
+        filled += weight
+    return [Shard(split=split, index=index, count=len(runs), units=tuple(run)) for index, run in enumerate(runs)]

@@ -1,0 +1,125 @@
+"""Parquet tables in row groups of bounded bytes, and files that appear under their name only when they are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features
+
+from openstory_hf.schema import picture_bytes
+
+ROW_GROUP_TARGET = 24 << 20
+ROW_GROUP_LIMIT = 32 << 20
+"""Row groups are cut at the target and never pass the limit unless a single row does. Smaller ones cost requests,
+larger ones memory; the Hub viewer stops working at 300 MB."""
+
+
+class TableWriter:
+    """Writes rows to one Parquet file in row groups of bounded bytes.
+
+    Picture bytes are stored plain (they are compressed already), everything else with zstd; page index and
+    content-defined chunking are on, so that readers can skip pages and the Hub can deduplicate re-uploads.
+    """
+
+    def __init__(self, path: Path, features: Features, row_group_bytes: int) -> None:
+        self.path = path
+        self._schema = features.arrow_schema
+        leaves = _leaves(self._schema)
+        plain = [leaf for leaf in leaves if leaf.startswith("images.")]
+        self._writer = pq.ParquetWriter(
+            path,
+            self._schema,
+            compression={leaf: "none" if leaf in plain else "zstd" for leaf in leaves},
+            use_dictionary=[leaf for leaf in leaves if leaf not in plain],
+            column_encoding=dict.fromkeys(plain, "PLAIN"),
+            write_page_index=True,
+            use_content_defined_chunking={
+                "min_chunk_size": 256 << 10,
+                "max_chunk_size": 1 << 20,
+                "norm_level": 0,
+            },
+        )
+        self._target = row_group_bytes
+        self._limit = row_group_bytes * ROW_GROUP_LIMIT // ROW_GROUP_TARGET
+        self._pending: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._columns = set(features)
+        self.rows = 0
+        self.row_groups = 0
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row; whole row groups are written as they fill."""
+        if set(row) != self._columns:  # Arrow would fill a missing column with nulls and drop an unknown one
+            raise AssertionError(f"row and schema differ in {sorted(set(row) ^ self._columns)}")
+        size = picture_bytes(row)
+        if self._pending and self._bytes + size > self._limit:
+            self._flush()
+        self._pending.append(row)
+        self._bytes += size
+        if self._bytes >= self._target:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self._schema))
+            self.rows += len(self._pending)
+            self.row_groups += 1
+            self._pending, self._bytes = [], 0
+
+    def close(self) -> None:
+        """Write what is pending and the footer."""
+        self._flush()
+        self._writer.close()
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Dotted paths of the Parquet leaf columns of a schema."""
+
+    def walk(path: str, kind: pa.DataType) -> Iterator[str]:
+        if pa.types.is_struct(kind):
+            for index in range(kind.num_fields):
+                yield from walk(f"{path}.{kind.field(index).name}", kind.field(index).type)
+        elif pa.types.is_list(kind):
+            yield from walk(f"{path}.list.element", kind.value_type)
+        else:
+            yield path
+
+    return [leaf for column in schema for leaf in walk(column.name, column.type)]
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a whole file its final name, so that a power cut leaves either nothing or all of it."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _sync(temporary)
+    os.replace(temporary, final)
+    _sync(final.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file so that it is there whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    publish(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
