@@ -66,7 +66,9 @@ def units(raw: Raw, split: str, languages: tuple[str, ...] = ()) -> list[Unit]:
     pictures = raw.once(pictures_by_book)
     books = [match for name in raw.names("asp-source/") if (match := BOOK.fullmatch(name))]
     if not books or not pictures:
-        raise Reject("the folder must hold asp-source/ with books and asp-imagebank/ with pictures", file=str(raw.path))
+        raise Reject(
+            "the folder must hold asp-source/ with books and asp-imagebank/ with pictures", file=str(raw.path)
+        )
     there = sorted({book["language"] for book in books})
     if missing := sorted(set(languages) - set(there)):
         raise Reject(f"no books in {', '.join(missing)}; the release has {', '.join(there)}", file="asp-source")

@@ -21,8 +21,11 @@ Defects of the source, and what is done about each:
 * The released C loader takes a missing mask file for an empty mask; here it is a reject.
 """
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
+from itertools import cycle
 
 import numpy as np
 
@@ -30,7 +33,7 @@ from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
 from openstory_hf.info import Character, Info, Split
 from openstory_hf.raw import NUMPY_GLOBALS, Raw
-from openstory_hf.records import Frame, Instance, Picture, Reject, Sequence, Unit, Window, check_text
+from openstory_hf.records import Frame, Instance, Picture, Reject, Sequence, Unit, Window, box_from_corners
 
 INFO = Info(
     title="FlintstonesSV",
@@ -48,8 +51,7 @@ INFO = Info(
   booktitle={ECCV}, year={2018}}
 @inproceedings{maharana2021integrating,
   title={Integrating Visuospatial, Linguistic and Commonsense Structure into Story Visualization},
-  author={Maharana, Adyasha and Bansal, Mohit},
-  booktitle={EMNLP}, year={2021}}""",
+  author={Maharana, Adyasha and Bansal, Mohit}, booktitle={EMNLP}, year={2021}}""",
     splits={
         "train": Split(stories=20132, source_name="train"),
         "validation": Split(stories=2071, source_name="val"),
@@ -76,19 +78,14 @@ INFO = Info(
     "C: split.json, cleaned_annotations.json, video_frames_sampled_4x/{id}.npy\n"
     "   optional: seg_mask_4x_comb/{id}-frame{k}.npy, flintstones_annotations_v1-0.json, following_cache3.pkl,\n"
     "   labels.pkl, labels_bg.pkl",
-    not_needed=(
-        "flintstones_use_embeddings.npy",
-        "flintstones_use_embed_idxs.pkl",
-        "mart_vocab.pkl",
-        "clip_emb_*.pkl",
-    ),
+    not_needed=("flintstones_use_embed*", "mart_vocab.pkl", "clip_emb_*.pkl"),
     tags=("flintstones", "cartoon"),
 )
 
 LENGTH = 5
-SOURCE_SPLITS = {split: facts.source_name for split, facts in INFO.splits.items()}
 ANNOTATIONS = "flintstones_annotations_v1-0.json"
 BOX_SCALE = 128
+CLIP = re.compile(r"s_\d\d_e_\d\d_shot_\d{6}_\d{6}")
 CAST = {character.name for character in INFO.characters}
 
 
@@ -104,54 +101,50 @@ class Release:
         self.split_file = "split.json" if self.detailed else "train-val-test_split.json"
         self.frames = "video_frames_sampled_4x" if self.detailed else "video_frames_sampled"
         self.masks = "seg_mask_4x_comb" if root.names("seg_mask_4x_comb/") else ""
-        listed = root.json(self.split_file)
-        self.split_of = {clip: split for split, name in SOURCE_SPLITS.items() for clip in listed.get(name, [])}
-        if sum(len(listed.get(name, [])) for name in SOURCE_SPLITS.values()) != len(self.split_of):
-            raise Reject("a clip is listed twice, so a story would be in two splits", file=self.split_file)
-        has_annotations = not self.detailed or root.exists(ANNOTATIONS)
-        self.annotations = root.records(ANNOTATIONS, "globalID") if has_annotations else {}
-        self.segments = root.records("cleaned_annotations.json") if self.detailed else {}
-        self.labels = self._pickle("labels.pkl") or {}
-        self.backgrounds = (self._pickle("labels_bg.pkl") or {}).get("label", {})
+        self.annotations = (
+            root.records(ANNOTATIONS, "globalID") if root.exists(ANNOTATIONS) or not self.detailed else {}
+        )
+        self.cleaned = root.records("cleaned_annotations.json") if self.detailed else {}
+        self.labels = self.pickled("labels.pkl")
+        self.backgrounds = self.pickled("labels_bg.pkl").get("label", {})
         self.cache_file = next((n for n in ("following_cache4.pkl", "following_cache3.pkl") if root.exists(n)), "")
-        self.following = self._pickle(self.cache_file) if self.cache_file else {}
-        self.episodes = self._episodes()
+        self.following = self.pickled(self.cache_file)
+        listed = root.json(self.split_file)
+        pairs = [(clip, split) for split, facts in INFO.splits.items() for clip in listed.get(facts.source_name, [])]
+        self.split_of = dict(pairs)
+        if len(self.split_of) != len(pairs):
+            raise Reject("a clip is listed twice, so a story would be in two splits", file=self.split_file)
+        self.episodes = self.list_episodes()
 
-    def _pickle(self, name: str) -> dict:
-        return self.raw.pickle(name, NUMPY_GLOBALS) if self.raw.exists(name) else {}
+    def pickled(self, name: str) -> dict:
+        return self.raw.pickle(name, NUMPY_GLOBALS) if name and self.raw.exists(name) else {}
 
-    def _episodes(self) -> dict[str, list[str]]:
+    def list_episodes(self) -> dict[str, list[str]]:
         """All clips of every episode that has a listed clip, in order.
 
-        A list of starts lacks the last clips of every episode; they are what the annotations and the cache have
-        after the last listed one. A list of all clips has nothing after it (but for odd clips the release left out).
+        A list of starts lacks the last clips of every episode: they are the next annotated ones. Whether a list is
+        one of starts shows in most episodes having annotated clips after the last listed one.
         """
-        known = defaultdict(set)
-        for clip in (
-            *self.annotations,
-            *self.segments,
-            *self.following,
-            *(c for v in self.following.values() for c in v),
-        ):
-            known[episode_of(clip)].add(clip)
-        cached = set(self.following).union(*self.following.values()) if self.following else set()
-        listed = defaultdict(set)
+        described, listed = defaultdict(set), defaultdict(set)
+        for clip in {*self.annotations, *self.cleaned}:
+            described[episode_of(clip)].add(clip)
         for clip in self.split_of:
+            if not CLIP.fullmatch(clip):
+                raise Reject(
+                    "not a clip id of the form s_SS_e_EE_shot_FFFFFF_LLLLLL", record=clip, file=self.split_file
+                )
             listed[episode_of(clip)].add(clip)
-        tails = {e: sorted(c for c in known[e] if c > max(clips))[: LENGTH - 1] for e, clips in listed.items()}
+        cached = set(self.following).union(*self.following.values())
+        tails = {e: sorted(c for c in described[e] if c > max(clips))[: LENGTH - 1] for e, clips in listed.items()}
         starts_only = sum(map(bool, tails.values())) * 2 > len(tails)
         return {
-            episode: sorted(clips | (known[episode] & cached) | set(tails[episode] if starts_only else ()))
+            episode: sorted(clips | (described[episode] & cached) | set(tails[episode] if starts_only else ()))
             for episode, clips in sorted(listed.items())
         }
 
 
 def episode_of(clip: str) -> str:
     """`s_02_e_07_shot_001234_001308` -> `s_02_e_07`."""
-    check_text(clip, name="clip id", record=str(clip), file="")
-    parts = clip.split("_")
-    if len(parts) != 7 or parts[0] != "s" or parts[2] != "e" or not all(parts[i].isdigit() for i in (1, 3, 5, 6)):
-        raise Reject("the clip id is not of the form s_SS_e_EE_shot_FFFFFF_LLLLLL", record=clip)
     return clip.rpartition("_shot_")[0]
 
 
@@ -161,29 +154,27 @@ def units(raw: Raw, split: str) -> list[Unit]:
     found = []
     for episode, clips in release.episodes.items():
         starts = [clip for clip in clips if release.split_of.get(clip) == split]
+        size = len(clips) * release.raw.size(f"{release.frames}/{clips[0]}.npy") // 2  # PNG halves drawn frames
+        data = {"clips": clips, "starts": starts}
         if starts:
-            size = len(clips) * release.raw.size(f"{release.frames}/{starts[0]}.npy")
-            data = {"clips": clips, "starts": starts}
             found.append(Unit(unit_id=episode, split=split, records=len(clips), size=size, data=data))
     return found
 
 
-def sequences(raw: Raw, unit: Unit):
+def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
     """The one sequence of an episode, with a window for every start that has four successors."""
     release = raw.once(Release)
     clips, starts = unit.data["clips"], set(unit.data["starts"])
     windows, rejects = [], []
-    for start in range(len(clips) - LENGTH + 1):
-        if clips[start] not in starts:
-            continue
-        followers = clips[start + 1 : start + LENGTH]
-        cached = list(release.following.get(clips[start], followers))
-        if cached[: LENGTH - 1] != followers[: len(cached)]:
+    for at, clip in enumerate(clips[: 1 - LENGTH]):
+        followers = clips[at + 1 : at + LENGTH]
+        cached = list(release.following.get(clip, followers))
+        if clip in starts and cached[: LENGTH - 1] == followers[: len(cached)]:
+            windows.append(Window(story_id=clip, start=at, stop=at + LENGTH))
+        elif clip in starts:
             reason = f"the cache says the story goes on with {cached}, the ids say {followers}"
-            story = f"flintstones_sv/{clips[start]}"
-            rejects.append(Reject(reason, record=clips[start], file=release.cache_file, stories=(story,)))
-        else:
-            windows.append(Window(story_id=clips[start], start=start, stop=start + LENGTH))
+            story = f"flintstones_sv/{clip}"
+            rejects.append(Reject(reason, record=clip, file=release.cache_file, stories=(story,)))
     yield Sequence(
         sequence_id=unit.unit_id,
         frame_ids=tuple(clips),
@@ -198,160 +189,95 @@ def sequences(raw: Raw, unit: Unit):
 def read_clip(release: Release, clip: str) -> Frame:
     """One clip: caption, cast, setting, every kept picture with its instances."""
     file = f"{release.frames}/{clip}.npy"
-    pixels = read_pixels(release.raw, file)
-    annotation = release.annotations.get(clip)
-    if annotation is None and not release.detailed:
-        raise Reject("the clip has no annotation", record=clip, file=ANNOTATIONS)
-    annotation = dict(annotation or {})
-    labels = [
-        check_text(c["entityLabel"], name="entityLabel", record=clip, file=ANNOTATIONS)
-        for c in annotation.get("characters", ())
-    ]
-    extras = {"annotation": annotation} if annotation else {}
-    instances = [()] * len(pixels)
-    caption, setting = annotation.pop("description", None), annotation.pop("setting", "")
-    annotation.pop("globalID", None)
-    if release.detailed:
-        entry = release.segments.get(clip)
-        if entry is None:
-            raise Reject("the clip has no entry", record=clip, file="cleaned_annotations.json")
-        if caption is not None and caption != entry["caption"]:
-            extras["annotation_description"] = caption
-        caption = entry["caption"]
-        extras["cleaned"] = {key: value for key, value in entry.items() if key != "caption"}
-        instances = [read_instances(release, clip, entry["segments"], k, shot) for k, shot in enumerate(pixels)]
-        labels = labels or [segment["word"] for segment in entry["segments"]]
+    pixels = release.raw.pictures_npy(file)
+    if clip not in (release.cleaned if release.detailed else release.annotations):
+        raise Reject("the clip is not annotated", record=clip, file=file)
+    annotation, cleaned = dict(release.annotations.get(clip, {})), dict(release.cleaned.get(clip, {}))
+    description, setting = annotation.pop("description", None), annotation.pop("setting", "")
+    caption = cleaned.pop("caption") if release.detailed else description
+    segments = cleaned.get("segments", [])
+    people = [c["entityLabel"] for c in annotation.get("characters", ())] or [s["word"] for s in segments]
+    extras = {"annotation": annotation, "cleaned": cleaned}
+    if description != caption:
+        extras["annotation_description"] = description
     for name, table in (("labels", release.labels), ("background_labels", release.backgrounds)):
-        if clip in table:
-            extras[name] = np.asarray(table[clip]).tolist()
+        extras[name] = np.asarray(table[clip]).tolist() if clip in table else None
     return Frame(
         frame_id=clip,
         caption=caption,
         pictures=tuple(
-            Picture(path=f"{clip}-frame{k}.png", pixels=shot, instances=tuple(instances[k]))
+            Picture(
+                path=f"{clip}-frame{k}.png",
+                pixels=shot,
+                instances=tuple(read_instances(release, clip, segments, k, shot.shape[:2])),
+            )
             for k, shot in enumerate(pixels)
         ),
         key=len(pixels) // 2,
-        characters=tuple(dict.fromkeys(label.strip().lower() for label in labels)),
+        characters=tuple(dict.fromkeys(label.strip().lower() for label in people)),
         setting=setting,
         file=file,
-        extras=extras,
+        extras={name: value for name, value in extras.items() if value},
     )
 
 
-def read_pixels(raw: Raw, file: str) -> np.ndarray:
-    """The kept pictures of a clip, uint8 (n, h, w, 3); the releases do not promise a dtype."""
-    array = raw.npy(file)
-    if array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
-        raise Reject(f"shape {array.shape} where (pictures, height, width, 3) is expected", file=file)
-    if array.dtype != np.uint8:
-        if array.dtype.kind not in "iuf" or array.min() < 0 or array.max() > 255 or (array != np.rint(array)).any():
-            raise Reject(f"{array.dtype} values that are not whole numbers from 0 to 255", file=file)
-        array = array.astype(np.uint8)
-    return array
-
-
-def read_instances(release: Release, clip: str, segments: list[dict], k: int, shot: np.ndarray):
-    """The instances of picture k: boxes are shared by all pictures of the clip, masks are not."""
-    height, width = shot.shape[:2]
-    mask_file = f"{release.masks}/{clip}-frame{k}.npy"
-    combined = release.raw.npy(mask_file) if release.masks and segments else None
+def read_instances(release: Release, clip: str, segments: list, k: int, size: tuple[int, int]) -> Iterator[Instance]:
+    """The instances of picture k: the boxes are shared by all pictures of the clip, the masks are not."""
+    combined = release.raw.npy(f"{release.masks}/{clip}-frame{k}.npy") if release.masks and segments else None
     for segment in segments:
-        x1, y1, x2, y2 = (
-            min(max(float(value) * side / BOX_SCALE, 0.0), float(side))
-            for value, side in zip(segment["bbox"], (width, height, width, height), strict=True)
-        )
-        if x2 <= x1 or y2 <= y1:
-            reason = f"box {segment['bbox']} of segment {segment['id']} has no area inside the picture"
-            raise Reject(reason, record=clip, file="cleaned_annotations.json")
         word = segment["word"].strip()
         yield Instance(
             label=word,
             character=word.lower() if word.lower() in CAST else "",
-            bbox=(x1, y1, x2 - x1, y2 - y1),
+            bbox=box_from_corners(segment["bbox"], scale=(size[1] / BOX_SCALE, size[0] / BOX_SCALE), size=size),
             mask=None if combined is None else combined == int(segment["id"]),
         )
 
 
 def fake(raw: RawWriter) -> None:
-    """Both variants in small: B zipped inside nested folders would do as well; C is written here with masks.
-
-    Three episodes (one a split). The test episode has a clip without pixels; every split lists story starts only.
-    """
-    write_release(raw, {"train": ("s_01_e_01", 9), "val": ("s_01_e_02", 7), "test": ("s_02_e_01", 7)}, detailed=True)
+    """Variant C in small: three episodes, a clip without pixels in one, a truncated mask in another."""
+    write_release(raw, {"train": {"s_01_e_01": 9}, "val": {"s_01_e_02": 7}, "test": {"s_02_e_01": 8}}, variant="C")
     (raw.path / "video_frames_sampled_4x/s_02_e_01_shot_000600_000674.npy").unlink()
+    mask = raw.path / "seg_mask_4x_comb/s_01_e_02_shot_000600_000674-frame3.npy"
+    mask.write_bytes(mask.read_bytes()[:5000])
 
 
 SCRIPT = (
-    (("fred", "barney"), "Fred and Barney are in the kitchen.", "kitchen"),
-    (("fred",), "Fred talks to Barney about the car.", "kitchen"),
-    (("fred", "barney"), "Barney and Fred are walking outside. ", "yard"),
-    (("wilma", "fred"), "Wilma is holding Wilma's hat while Fred talks.", "living room"),
-    (("wilma",), "Wilma sits on the sofa.", "living room"),
-    (("mr slate", "fred"), "Mr. Slate is shouting at Fred in the office.", "office"),
-    (("pebbles", "dino"), "Pebbles sits next to Dino.", "living room"),
+    ("kitchen", ("fred", "barney"), "Fred and Barney are in the kitchen."),
+    ("kitchen", ("fred",), "Fred talks to Barney about the car."),
+    ("yard", ("fred", "barney"), "Barney and Fred are walking outside. "),
+    ("living room", ("wilma", "fred"), "Wilma is holding Wilma's hat while Fred talks."),
+    ("living room", ("wilma",), "Wilma sits on the sofa."),
+    ("office", ("mr slate", "fred"), "Mr. Slate is shouting at Fred in the office."),
 )
 
 
-def write_release(raw: RawWriter, episodes: dict, *, detailed: bool, list_all: bool = False, size: int = 128) -> None:
-    """Write a synthetic release: `episodes` maps a source split to (episode, clips) or a list of such pairs."""
+def write_release(raw: RawWriter, episodes: dict[str, dict[str, int]], *, variant: str) -> None:
+    """Write a synthetic release; `episodes` maps source split -> episode -> number of clips. Lists starts only."""
+    folder, size, cache = ("video_frames_sampled", 128, 4) if variant == "B" else ("video_frames_sampled_4x", 256, 3)
     split, following, labels, annotations, cleaned = {}, {}, {}, [], {}
-    for name, given in episodes.items():
-        split[name] = []
-        for episode, count in [given] if isinstance(given, tuple) else given:
-            clips = [f"{episode}_shot_{at * 100:06d}_{at * 100 + 74:06d}" for at in range(1, count + 1)]
-            following |= {c: clips[i + 1 : i + LENGTH] for i, c in enumerate(clips[: 1 - LENGTH])}
-            split[name] += clips if list_all else clips[: 1 - LENGTH]
-            for at, clip in enumerate(clips):
-                cast, caption, place = SCRIPT[at % len(SCRIPT)]
-                labels[clip] = [int(c.name in cast) for c in INFO.characters]
-                boxes = write_clip(raw, clip, cast, place, detailed=detailed, size=size)
-                rectangles = [[[v * 640 // size for v in box]] * 3 for box in boxes]
-                entries = [
-                    {"globalID": f"{clip}_char_{i}", "entityLabel": f" {who}", "rectangles": r}
-                    for i, (who, r) in enumerate(zip(cast, rectangles, strict=True))
-                ]
-                annotations.append(
-                    {
-                        "globalID": clip,
-                        "description": caption,
-                        "setting": place,
-                        "characters": entries,
-                        "objects": [],
-                        "keyFrames": [f"{clip}_{n}.png" for n in (10, 40, 70)],
-                    }
-                )
-                segments = [
-                    {
-                        "id": i + 1,
-                        "start": i,
-                        "end": str(i + 1),
-                        "bbox": [v * BOX_SCALE / size for v in box],
-                        "word": who,
-                    }
-                    for i, (who, box) in enumerate(zip(cast, boxes, strict=True))
-                ]
-                cleaned[clip] = {"caption": caption, "tokens": caption.split(), "segments": segments}
+    for name, (episode, count) in [(name, item) for name, wanted in episodes.items() for item in wanted.items()]:
+        clips = [f"{episode}_shot_{at * 100:06d}_{at * 100 + 74:06d}" for at in range(1, count + 1)]
+        split[name] = split.get(name, []) + clips[: 1 - LENGTH]
+        following |= {clip: clips[at + 1 : at + 1 + cache] for at, clip in enumerate(clips[: 1 - LENGTH])}
+        for clip, (place, cast, caption) in zip(clips, cycle(SCRIPT)):
+            drawn = [scene(cast, size=size, step=k, place=place) for k in range(5)]
+            raw.npy(f"{folder}/{clip}.npy", np.stack([pixels for pixels, _, _ in drawn]))
+            boxes = [[value * BOX_SCALE / size for value in box] for box in drawn[2][2]]
+            named = list(zip(cast, boxes, strict=True))
+            people = [{"entityLabel": f" {who}", "rectangles": [[5 * v for v in box]] * 3} for who, box in named]
+            annotations.append({"globalID": clip, "description": caption, "setting": place, "characters": people})
+            labels[clip] = [int(character.name in cast) for character in INFO.characters]
+            segments = [{"id": i, "start": i, "end": "9", "bbox": b, "word": w} for i, (w, b) in enumerate(named, 1)]
+            cleaned[clip] = {"caption": caption, "tokens": caption.split(), "segments": segments}
+            for k, (_, mask, _) in enumerate(drawn if variant == "C" else ()):
+                raw.npy(f"seg_mask_4x_comb/{clip}-frame{k}.npy", mask)
     raw.json(ANNOTATIONS, annotations)
+    raw.json("train-val-test_split.json" if variant == "B" else "split.json", split)
+    raw.pickle(f"following_cache{cache}.pkl", following)
     raw.pickle("labels.pkl", labels)
-    if detailed:
-        raw.json("split.json", split)
+    if variant == "C":
         raw.json("cleaned_annotations.json", cleaned)
-        raw.pickle("following_cache3.pkl", {clip: ids[:3] for clip, ids in following.items()})
-    else:
-        raw.json("train-val-test_split.json", split)
-        raw.pickle("following_cache4.pkl", following)
-
-
-def write_clip(raw: RawWriter, clip: str, cast: tuple, place: str, *, detailed: bool, size: int) -> list:
-    """Five drawn pictures of one clip (and their masks); returns the boxes of the middle one."""
-    drawn = [scene(cast, size=size, step=k, place=place) for k in range(LENGTH)]
-    folder = "video_frames_sampled_4x" if detailed else "video_frames_sampled"
-    raw.npy(f"{folder}/{clip}.npy", np.stack([pixels for pixels, _, _ in drawn]))
-    if detailed:
-        for k, (_, mask, _) in enumerate(drawn):
-            raw.npy(f"seg_mask_4x_comb/{clip}-frame{k}.npy", mask)
-    return drawn[LENGTH // 2][2]
 
 
 class FlintstonesSV(StoryBuilder):

@@ -1,5 +1,33 @@
-"""Story-visualization datasets as streaming Hugging Face datasets, and collators that turn them into batches."""
+"""Story-visualization datasets as streaming Hugging Face datasets, and collators that turn them into batches.
+
+The names below are the public interface; they are imported when first used, so that `import openstory_hf` is light
+and works without torch. Everything else is reached by its module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from openstory_hf.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from openstory_hf.builder import StoryBuilder
+    from openstory_hf.collate import InterleavedCollator
+    from openstory_hf.info import Info
+    from openstory_hf.load import load_stories
+
+_ROOMS = {
+    "Info": "info",
+    "InterleavedCollator": "collate",
+    "StoryBuilder": "builder",
+    "load_stories": "load",
+}
+
+__all__ = ["Info", "InterleavedCollator", "StoryBuilder", "__version__", "load_stories"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"openstory_hf.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

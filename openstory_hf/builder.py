@@ -87,7 +87,7 @@ class StoryBuilder(datasets.GeneratorBasedBuilder):
     """Base of every dataset: give it `INFO`, `units`, `sequences` and `fake`, and it streams and packages itself.
 
     `Dataset(data_dir=RAW).as_streaming_dataset(split="train")` gives the rows of the built `stories` table;
-    `Dataset("frames", data_dir=RAW)` those of `frames` where the dataset has one.
+    `Dataset(config_name="frames", data_dir=RAW)` those of `frames` where the dataset has one.
     """
 
     INFO: ClassVar[Info]
@@ -237,8 +237,8 @@ def _sequences(
         if isinstance(item, Reject):
             refuse(item)
             continue
-        for reject in item.rejects:
-            refuse(reject)
+        for known in item.rejects:
+            refuse(known)
         yield item
 
 

@@ -19,7 +19,7 @@ from functools import cache
 from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
@@ -33,30 +33,17 @@ Spans = Sequence[tuple[int, int, T]]  # start, end (exclusive) and what lies the
 Row = Mapping[str, Any]
 Colour = tuple[int, int, int]
 Colours = Mapping[str, Colour]
+Draw: TypeAlias = ImageDraw.ImageDraw
 
 # Each has a contrast of at least 4.5 to 1 on white. Neighbours differ in hue, because a name whose colour is taken
 # moves on to the next.
-_PALETTE: tuple[Colour, ...] = tuple(
-    ImageColor.getrgb(code)
-    for code in [
-        "#c62828",
-        "#1565c0",
-        "#2e7d32",
-        "#8e24aa",
-        "#b45309",
-        "#007982",
-        "#c21873",
-        "#5e6c00",
-        "#4527a0",
-        "#794b38",
-        "#455a64",
-        "#8e6200",
-    ]
-)
+_HUES = "#c62828 #1565c0 #2e7d32 #8e24aa #b45309 #007982 #c21873 #5e6c00 #4527a0 #794b38 #455a64 #8e6200"
+_PALETTE: tuple[Colour, ...] = tuple(ImageColor.getrgb(hue) for hue in _HUES.split())
 _PAPER, _INK, _FAINT, _MATTE = (255, 255, 255), (28, 27, 25), (112, 108, 102), (236, 233, 227)
 _COLUMNS = 5
 # Pillow's own font has no accented letters, so fonts of the system come first; Pillow finds them by name.
 _FONTS = "DejaVuSans.ttf NotoSans-Regular.ttf LiberationSans-Regular.ttf Arial.ttf NotoSansCJK-Regular.ttc msyh.ttc"
+_LINE_ENDS = "\r\x1c\x1d\x1e\x85\u2029"  # besides \n; Pillow's layout engine fails on a line that holds one
 _WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 _WEB_SIDE = 1280  # pixels; larger pictures are shrunk, so that a page of scans still opens
 
@@ -86,16 +73,15 @@ def contact_sheet(rows: Sequence[Row], *, thumb: int = 224) -> Image.Image:
 
     Returns:
         An RGB picture. Captions of more than six lines end in an ellipsis.
+
+    Raises:
+        UsageError: if there are no rows.
     """
-    columns = min(_COLUMNS, max((len(row["captions"]) for row in rows), default=1) or 1)
-    strips = [strip for row in rows for strip in _strips(row, columns, thumb)]
-    size = (max((strip.width for strip in strips), default=thumb), sum(strip.height for strip in strips) or thumb)
-    sheet = Image.new("RGB", size, _PAPER)
-    top = 0
-    for strip in strips:
-        sheet.paste(strip, (0, top))
-        top += strip.height
-    return sheet
+    if not rows:
+        raise UsageError("there are no stories to draw")
+    columns = min(_COLUMNS, max(1, *(len(row["captions"]) for row in rows)))
+    strips = [np.asarray(strip) for row in rows for strip in _strips(row, columns, thumb)]
+    return Image.fromarray(np.vstack(strips))
 
 
 def html_page(rows: Sequence[Row], *, title: str) -> str:
@@ -144,7 +130,7 @@ def save(rows: Sequence[Row], path: str | Path, *, title: str) -> None:
         title: heading of the page; kept as metadata in a PNG.
 
     Raises:
-        UsageError: for any other suffix.
+        UsageError: for any other suffix, or a sheet of no rows.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -236,13 +222,19 @@ def _name(item: Mapping[str, Any]) -> str:
 
 def _tag(item: Mapping[str, Any]) -> str:
     score = item.get("score")
-    return _name(item) + ("" if score is None else f" {score:.2f}")
+    return " ".join(_name(item).split()) + ("" if score is None else f" {score:.2f}")
 
 
 def _segmentations(instances: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """(segmentation, instance) of the instances that have a mask; a null struct may come as nulls inside."""
     found = [(item.get("segmentation"), item) for item in instances]
     return [(segmentation, item) for segmentation, item in found if segmentation and segmentation["counts"]]
+
+
+def _corner(item: Mapping[str, Any]) -> Sequence[float] | None:
+    """The COCO box that an instance's tag hangs on: its own, or that of its mask."""
+    segmented = _segmentations([item])
+    return item.get("bbox") or (masks.bbox(segmented[0][0]) if segmented else None)
 
 
 def _overlay(instances: Sequence[Mapping[str, Any]], colours: Colours, size: tuple[int, int]) -> Image.Image | None:
@@ -259,7 +251,7 @@ def _overlay(instances: Sequence[Mapping[str, Any]], colours: Colours, size: tup
         mask = Image.fromarray(masks.decode(segmentation) * 255).resize(size, Image.Resampling.BILINEAR)
         mask = mask.point(lambda value: 255 * (value >= 128))
         overlay[np.asarray(mask) > 0] = (*colours[_name(item)], 235)
-        overlay[np.asarray(mask.filter(outline)) > 0] = (*colours[_name(item)], 95)
+        overlay[np.asarray(mask.filter(outline)) > 0] = (*colours[_name(item)], 85)
     return Image.fromarray(overlay, "RGBA")
 
 
@@ -289,10 +281,11 @@ def _facts(row: Row) -> str:
 
 
 class _Type(NamedTuple):
-    """A font, and replacements one letter for one of what it cannot draw."""
+    """A font, replacements (one letter for one) of what it cannot draw, and the colour it writes in."""
 
     font: ImageFont.FreeTypeFont
     table: dict[int, str]
+    ink: Colour = _INK
 
     def at(self, size: float) -> _Type:
         return self._replace(font=self.font.font_variant(size=max(8, round(size))))
@@ -327,7 +320,8 @@ def _typeface(text: str) -> _Type:
     """The font that lacks the fewest letters of a text. What it still lacks loses its accents."""
     letters = set(text) | set("…·")
     font = min(_fonts(), key=lambda font: len(_lacking(font, letters)))
-    return _Type(font, {ord(letter): unicodedata.normalize("NFD", letter)[0] for letter in _lacking(font, letters)})
+    plain = {ord(letter): unicodedata.normalize("NFD", letter)[0] for letter in _lacking(font, letters)}
+    return _Type(font, plain | dict.fromkeys(map(ord, _LINE_ENDS), "\n"))
 
 
 def _wrap(text: str, face: _Type, width: float, most: int) -> list[tuple[int, int]]:
@@ -352,29 +346,22 @@ def _wrap(text: str, face: _Type, width: float, most: int) -> list[tuple[int, in
 
 
 def _write(
-    draw: Any,
-    x: float,
-    top: float,
-    text: str,
-    face: _Type,
-    width: float,
-    most: int,
-    ink: Colour,
-    spans: Spans[Colour] = (),
+    draw: Draw, x: float, top: float, text: str, face: _Type, width: float, most: int, spans: Spans[Colour] = ()
 ) -> float:
     """Write a text in at most `most` lines, its spans coloured and underlined; return the y below it."""
+    text = text.translate(face.table)
     left, size, lines = x, face.font.size, _wrap(text, face, width, most)
     for start, end in lines:
         x = left
         for piece, inks in _segments(text[start:end], [(a - start, b - start, colour) for a, b, colour in spans]):
-            draw.text((x, top), piece.translate(face.table), font=face.font, fill=inks[0] if inks else ink)
+            draw.text((x, top), piece, font=face.font, fill=inks[0] if inks else face.ink)
             share = face.length(piece) / max(1, len(inks))
             for part, colour in enumerate(inks):  # "they" is underlined once for each it stands for
                 rule = top + round(size * 1.25)
                 draw.rectangle((x + part * share, rule, x + (part + 1) * share - 1, rule + 1), fill=colour)
             x += face.length(piece)
         if (start, end) == lines[-1] and end < len(text.rstrip()):
-            draw.text((x, top), "…".translate(face.table), font=face.font, fill=ink)
+            draw.text((x, top), "…".translate(face.table), font=face.font, fill=face.ink)
         top += round(size * 1.45)
     return top
 
@@ -385,20 +372,19 @@ def _thumbnail(frame: _Frame, colours: Colours, thumb: int, face: _Type) -> Imag
     size = (max(1, round(frame.size[0] * scale)), max(1, round(frame.size[1] * scale)))
     image = Image.new("RGB", size, _MATTE) if frame.picture is None else frame.picture.resize(size)
     draw = ImageDraw.Draw(image)
-    draw.text((6, 6), frame.gap, font=face.font, fill=_FAINT)
+    draw.text((6, 6), frame.gap, font=face.font, fill=face.ink)
     if overlay := _overlay(frame.instances, colours, size):
         image.paste(overlay, mask=overlay)
     for item in frame.instances:
+        colour, text = colours[_name(item)], _tag(item)
+        x, y, w, h = (value * scale for value in _corner(item) or (0, 0, 0, 0))
         if item.get("bbox"):
-            x, y, w, h = (value * scale for value in item["bbox"])
-            colour, text = colours[_name(item)], _tag(item)
             draw.rectangle((x, y, x + max(0, w - 1), y + max(0, h - 1)), outline=colour, width=max(1, thumb // 112))
-            if text:
-                width, height = face.length(text) + 6, round(face.font.size * 1.35)
-                x, y = max(0, min(x, size[0] - width)), y - height if y >= height else y
-                draw.rectangle((x, y, x + width, y + height), fill=colour)
-                spot = (x + 3, y + height / 2)
-                draw.text(spot, text.translate(face.table), font=face.font, fill=_PAPER, anchor="lm")
+        if text and w:
+            width, height = face.length(text) + 6, round(face.font.size * 1.35)
+            x, y = max(0, min(x, size[0] - width)), y - height if y >= height else y
+            draw.rectangle((x, y, x + width, y + height), fill=colour)
+            draw.text((x + 3, y + height / 2), text.translate(face.table), font=face.font, fill=_PAPER, anchor="lm")
     return image
 
 
@@ -409,22 +395,22 @@ def _strips(row: Row, columns: int, thumb: int) -> Iterator[Image.Image]:
     colours = character_colours(_names(frames))
     everything = [row["story_id"], *names, *(text for f in frames for text in (f.frame_id, f.caption, f.setting))]
     face = _typeface("".join(everything)).at(thumb / 16)
-    small, head = face.at(face.font.size * 0.85), face.at(face.font.size * 1.4)
+    small, head = face.at(face.font.size * 0.85)._replace(ink=_FAINT), face.at(face.font.size * 1.4)
     gap, margin = max(8, thumb // 14), max(12, thumb // 8)
     width = columns * (thumb + gap) - gap
 
-    def canvas(height: float) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    def canvas(height: float) -> tuple[Image.Image, Draw]:
         strip = Image.new("RGB", (width + 2 * margin, round(height)), _PAPER)
         return strip, ImageDraw.Draw(strip)
 
     strip, draw = canvas(2 * margin + 20 * head.font.size)  # more than the lines allowed below; cut to what was used
-    y = _write(draw, margin, margin, row["story_id"], head, width, 3, _INK)
-    y = _write(draw, margin, y, _facts(row), small, width, 2, _FAINT) + gap // 2
+    y = _write(draw, margin, margin, row["story_id"], head, width, 3)
+    y = _write(draw, margin, y, _facts(row), small, width, 2) + gap // 2
     legend, spans = "", []
     for name in names:
         spans.append((len(legend), len(legend) + len(name), colours[name]))
         legend += name + "    "
-    y = _write(draw, margin, y, legend, face, width, 4, _INK, spans)
+    y = _write(draw, margin, y, legend, face, width, 4, spans)
     yield strip.crop((0, 0, strip.width, round(y) + gap // 2))
 
     for first in range(0, len(frames), columns):
@@ -437,10 +423,10 @@ def _strips(row: Row, columns: int, thumb: int) -> Iterator[Image.Image]:
             left = margin + column * (thumb + gap)
             draw.rectangle((left, 0, left + thumb - 1, tall - 1), fill=_MATTE)
             strip.paste(image, (left + (thumb - image.width) // 2, (tall - image.height) // 2))
-            label = " · ".join(part for part in (str(frame.number), frame.frame_id, frame.setting) if part)
-            y = _write(draw, left, tall + gap // 2, label, small, thumb, 2, _FAINT)
+            label = f"{frame.number} · {frame.frame_id}\n{frame.setting}"
+            y = _write(draw, left, tall + gap // 2, label, small, thumb, 3)
             spans = [(start, end, colours[name]) for start, end, name in frame.spans()]
-            below = max(below, _write(draw, left, y + 2, frame.caption, face, thumb, 6, _INK, spans))
+            below = max(below, _write(draw, left, y + 2, frame.caption, face, thumb, 6, spans))
         yield strip.crop((0, 0, strip.width, round(below) + gap))
     yield Image.new("RGB", (width + 2 * margin, 2), _MATTE)
 
@@ -483,29 +469,25 @@ def _figure(frame: _Frame, colours: Colours, language: str) -> str:
     for item in frame.instances:
         layers.append(_tag_html(item, colours, width, height))
 
-    texts = [f'<p class="caption">{_marked(frame.caption, frame.spans(), colours)}</p>']
+    texts = [f'<p class="caption" dir="auto">{_marked(frame.caption, frame.spans(), colours)}</p>']
     if frame.referential and frame.referential != frame.caption:
         marked = _marked(frame.referential, frame.spans(referential=True), colours)
-        texts.append(f'<p class="caption referential" title="after character replacement">{marked}</p>')
+        texts.append(f'<p class="caption referential" dir="auto" title="after character replacement">{marked}</p>')
     time = "" if frame.timestamp is None else f" · {frame.timestamp:.1f} s"
     return f"""<li><figure>
 <div class="picture" style="aspect-ratio:{width}/{height}">{"".join(layers)}</div>
 <figcaption>
 <p class="label"><b>{frame.number}</b> {escape(frame.frame_id).replace("_", "_<wbr>")}{time}</p>
-<div lang="{escape(language)}" dir="auto">{"".join(texts)}</div>
+<div lang="{escape(language)}">{"".join(texts)}</div>
 {_chips(frame.characters, colours, frame.setting)}
 </figcaption>
 </figure></li>"""
 
 
 def _tag_html(item: Mapping[str, Any], colours: Colours, width: int, height: int) -> str:
-    """The name of an instance at the corner of its box, or of its mask if it has no box."""
-    segmented = _segmentations([item])
-    box = item.get("bbox") or (segmented and masks.bbox(segmented[0][0]))
-    text = _tag(item)
-    if not box or not text:
+    text, (x, y, w, _) = _tag(item), _corner(item) or (0, 0, 0, 0)
+    if not text or not w:
         return ""
-    x, y, w, _ = box
     layer = "boxes" if item.get("bbox") else "masks"
     side = f"left:{100 * x / width:.2f}%" if x < width / 2 else f"right:{100 * (1 - (x + w) / width):.2f}%"
     above = " above" if y > height / 10 else ""

@@ -194,9 +194,7 @@ class Raw:
         """
         inside = self._inside(name)
         if self.size(name) > MAX_MEMBER_BYTES:
-            raise Reject(
-                f"{self.size(name):,} bytes unpacked, more than any file of a release should have", file=name
-            )
+            raise Reject(f"{self.size(name):,} bytes unpacked, more than any file of a release should have", file=name)
         try:
             if self.is_zip:
                 return self._archive().open(inside)
@@ -286,6 +284,21 @@ class Raw:
         array = np.frombuffer(data, dtype=dtype, offset=start, count=prod(shape))
         return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
 
+    def pictures_npy(self, name: str) -> NDArray[np.uint8]:
+        """A `.npy` stack of RGB pictures as uint8 (n, h, w, 3), whatever dtype the release stored it in.
+
+        Raises:
+            Reject: as `npy`, for another shape, and for values that are not whole numbers from 0 to 255.
+        """
+        array = self.npy(name)
+        if array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
+            raise Reject(f"shape {array.shape} where (pictures, height, width, 3) is expected", file=name)
+        if array.dtype == np.uint8:
+            return array
+        if array.dtype.kind not in "iuf" or array.min() < 0 or array.max() > 255 or (array != np.rint(array)).any():
+            raise Reject(f"{array.dtype} values that are not whole numbers from 0 to 255", file=name)
+        return array.astype(np.uint8)
+
     def object_npy(self, name: str) -> Any:
         """An object `.npy` (a pickle inside), through the allow-list; a 0-d array gives its only element.
 
@@ -324,27 +337,29 @@ def _npy_header(data: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype
 class JsonRecords(Mapping[str, Any]):
     """The records of a large JSON file by id, kept as byte offsets, so memory does not grow with the records.
 
+    Reading a record whose id occurs twice raises `Reject`; entries without an id are nobody's and are passed over.
+
     Args:
         raw: the release.
         name: a JSON array of objects, or an object of id -> value.
         key: for an array, the key that holds the id.
 
     Raises:
-        Reject: if the file is missing, is not such JSON, or repeats an id.
+        Reject: if the file is missing or is not such JSON.
     """
 
     def __init__(self, raw: Raw, name: str, key: str = "") -> None:
         self.name = name
         self._spans: dict[str, tuple[int, int]] = {}
         self._stream = self._seekable(raw, name)
+        self._repeated: set[str] = set()
         for start, stop, record_id, value in self._scan():
             if not record_id and isinstance(value, dict):
                 record_id = str(value.get(key, ""))
-            if not record_id:
-                raise Reject(f"the entry at byte {start} has no {key!r}", file=name)
             if record_id in self._spans:
-                raise Reject("two entries have this id", record=record_id, file=name)
-            self._spans[record_id] = (start, stop)
+                self._repeated.add(record_id)
+            elif record_id:
+                self._spans[record_id] = (start, stop)
 
     @staticmethod
     def _seekable(raw: Raw, name: str) -> IO[bytes]:
@@ -422,6 +437,8 @@ class JsonRecords(Mapping[str, Any]):
 
     def __getitem__(self, record_id: str) -> Any:
         start, stop = self._spans[record_id]
+        if record_id in self._repeated:
+            raise Reject("two entries have this id", record=record_id, file=self.name)
         self._stream.seek(start)
         return json.loads(self._stream.read(stop - start))
 

@@ -6,7 +6,7 @@ Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,26 @@ class Reject(OpenStoryError):
 
 def _rebuild_reject(reason: str, fields: dict[str, Any]) -> Reject:
     return Reject(reason, **fields)
+
+
+def box_from_corners(corners: Iterable[float], *, scale: tuple[float, float], size: tuple[int, int]) -> Box:
+    """Turn corners into a COCO box (x, y, width, height), cut off at the borders of the picture.
+
+    Args:
+        corners: x1, y1, x2, y2 in the source's units.
+        scale: pixels per source unit, horizontally and vertically.
+        size: (height, width) of the picture.
+
+    Raises:
+        Reject: if nothing of the box lies inside the picture.
+    """
+    x1, y1, x2, y2 = (float(value) for value in corners)
+    height, width = size
+    left, right = (min(max(x * scale[0], 0.0), float(width)) for x in (x1, x2))
+    top, bottom = (min(max(y * scale[1], 0.0), float(height)) for y in (y1, y2))
+    if right <= left or bottom <= top:
+        raise Reject(f"the box {[x1, y1, x2, y2]} (x1, y1, x2, y2) has no area inside the {width}x{height} picture")
+    return left, top, right - left, bottom - top
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

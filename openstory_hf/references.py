@@ -4,7 +4,7 @@ A policy decides which stretches of a caption are replaced; everything else (spa
 is the same for all of them. `algorithm1` is Algorithm 1 of the StoryGPT-V paper, literally. `grammatical` takes the
 same decision about antecedents and then writes English: the right case, agreement left intact, and the name kept
 wherever a reader could take the pronoun for somebody else. It knows word lists, not grammar, so a position that no
-rule recognises keeps its name. English only. Standard library only.
+rule recognises keeps its name. The rules are for English captions. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from openstory_hf.errors import UsageError
@@ -90,7 +91,7 @@ def restore(text: str, mentions: Iterable[Mention | Mapping[str, Any]], caption:
     """
     hulls: dict[tuple[int, int], tuple[int, int]] = {}
     for mention in mentions:
-        row = mention.as_row() if isinstance(mention, Mention) else mention
+        row: Mapping[str, Any] = mention.as_row() if isinstance(mention, Mention) else mention
         span, start, end = (row["ref_start"], row["ref_end"]), row["start"], row["end"]
         first, last = hulls.get(span, (start, end))
         hulls[span] = min(first, start), max(last, end)
@@ -102,23 +103,22 @@ def restore(text: str, mentions: Iterable[Mention | Mapping[str, Any]], caption:
 
 
 def _apply(caption: str, names: Sequence[tuple[str, int, int]], edits: Sequence[Edit]) -> Rewritten:
-    parts, done, length = [], 0, 0
-    mentions = []
-    rest = list(names)
-    for edit in [*edits, Edit(len(caption), len(caption), "")]:
-        shift = length - done
-        while rest and rest[0][1] < edit.start:
-            name, start, end = rest.pop(0)
-            mentions.append(Mention(name, start, end, start + shift, end + shift))
-        ref = edit.start + shift
-        inside = [entry for entry in rest if entry[1] < edit.end]
-        rest = rest[len(inside) :]
-        for position, (name, start, end) in enumerate(inside, start=1):
-            end = edit.end if position == len(inside) else end  # the last one takes the "'s" along
-            mentions.append(Mention(name, start, end, ref, ref + len(edit.text)))
+    parts, done = [], 0
+    for edit in edits:
         parts += [caption[done : edit.start], edit.text]
-        length, done = ref + len(edit.text), edit.end
-    return Rewritten("".join(parts), tuple(mentions))
+        done = edit.end
+    mentions = []
+    for index, (name, start, end) in enumerate(names):
+        shift = sum(len(edit.text) - (edit.end - edit.start) for edit in edits if edit.end <= start)
+        covering = next((edit for edit in edits if edit.start <= start < edit.end), None)
+        if covering is None:
+            mentions.append(Mention(name, start, end, start + shift, end + shift))
+        else:
+            is_last = index + 1 == len(names) or names[index + 1][1] >= covering.end
+            ref = covering.start + shift
+            end = covering.end if is_last else end  # the last name takes the "'s" along
+            mentions.append(Mention(name, start, end, ref, ref + len(covering.text)))
+    return Rewritten("".join(parts) + caption[done:], tuple(mentions))
 
 
 def _words(text: str) -> frozenset[str]:
@@ -133,12 +133,8 @@ _IN_WORD = r"\w\u0300-\u036f"  # combining accents belong to the letter before t
 
 def _spelling(name: str) -> str:
     """A pattern for one name: any run of blanks between its words, an optional dot after a title."""
-    words = name.split()
-    titled = [
-        re.escape(word.rstrip(".")) + r"\.?" if word.lower().rstrip(".") in _TITLES else re.escape(word)
-        for word in words
-    ]
-    return r"\s+".join(titled)
+    words = [word.rstrip(".") if word.lower().rstrip(".") in _TITLES else word for word in name.split()]
+    return r"\s+".join(re.escape(word) + (r"\.?" if word.lower() in _TITLES else "") for word in words)
 
 
 def find_mentions(caption: str, cast: Sequence[Character]) -> list[tuple[str, int, int]]:
@@ -147,14 +143,14 @@ def find_mentions(caption: str, cast: Sequence[Character]) -> list[tuple[str, in
     Names and aliases match as whole words without regard to case, the longest first; never inside a longer or a
     hyphenated word.
     """
-    spellings = {alias: c.name for c in reversed(cast) for alias in (*c.aliases, c.name) if alias.strip()}
-    ordered = sorted(spellings, key=len, reverse=True)
-    if not ordered:
+    spellings = [(alias, c.name) for c in cast for alias in (c.name, *c.aliases) if alias.strip()]
+    if not spellings:
         return []
-    options = "|".join(f"({_spelling(name)})" for name in ordered)
-    pattern = rf"(?<![{_IN_WORD}])(?<![{_IN_WORD}][-'’‑])(?:{options})(?![{_IN_WORD}])(?![-‑]\w)"
+    spellings.sort(key=lambda pair: -len(pair[0]))
+    options = "|".join(f"({_spelling(alias)})" for alias, _ in spellings)
+    pattern = rf"(?<![{_IN_WORD}])(?<![{_IN_WORD}][-‑'’])(?:{options})(?![{_IN_WORD}])(?![-‑]\w)"
     found = re.finditer(pattern, caption, re.IGNORECASE)
-    return [(spellings[ordered[(m.lastindex or 1) - 1]], m.start(), m.end()) for m in found]
+    return [(spellings[(match.lastindex or 1) - 1][1], *match.span()) for match in found]
 
 
 class Token(NamedTuple):
@@ -181,9 +177,6 @@ def _tokens(caption: str, cast: Sequence[Character]) -> list[Token]:
     for name, start, end in [*find_mentions(caption, cast), ("", len(caption), len(caption))]:
         for match in _TOKEN.finditer(caption, done, start):
             text = match.group().lower().replace("’", "'")
-            after_name = tokens and tokens[-1].kind == "name" and tokens[-1].end == match.start()
-            if text == "'" and after_name and tokens[-1].text.endswith("s"):
-                text = "'s"  # "Pebbles' hat"
             kind: Literal["word", "mark"] = "word" if text[-1].isalnum() else "mark"
             tokens.append(Token(kind, text, *match.span()))
         if name:
@@ -276,165 +269,152 @@ _FORMS = {  # nominative, objective, possessive
     "they": ("they", "them", "their"),
 }
 _SUBJECT, _OBJECT, _POSSESSIVE = range(3)
-_PRONOUN_WORDS = {form: key for key, forms in _FORMS.items() for form in (*forms, forms[1] + "self", forms[2] + "s")}
+_PRONOUN_WORDS = {form: key for key, forms in _FORMS.items() for form in (*forms, forms[1] + "self")}
 
 # People and animals without a name, by the pronoun that would point at them; "any": it could be he, she or it.
 _PERSON_NOUNS = {
-    "he": """man boy guy gentleman king prince father dad daddy grandfather grandpa uncle brother son husband waiter
-        cowboy bellboy groom nephew wizard butler""",
-    "she": """woman girl lady queen princess mother mom mum mommy mama grandmother grandma granny aunt sister daughter
-        wife waitress actress bride niece witch maid hostess""",
-    "any": """person someone somebody anyone anybody everyone everybody officer police cop worker driver doctor nurse
-        manager boss clerk receptionist announcer performer reader speaker wrestler player passenger teacher student
-        friend neighbor neighbour child kid baby toddler infant character figure guard soldier pilot captain chef cook
-        judge reporter actor singer dancer host guest owner customer stranger thief robber criminal detective sheriff
-        lawyer artist painter musician pianist scientist professor farmer hunter barber butcher baker tailor dentist
-        patient coach referee boxer opponent winner member martian alien monster creature animal robot ghost giant dog
-        cat kitten puppy bird chicken hen duck goose parrot owl eagle dinosaur elephant cow bull buffalo horse donkey
-        goat sheep lamb pig rabbit hare mouse rat fox wolf bear lion tiger leopard monkey ape gorilla snake crocodile
-        alligator lizard turtle tortoise frog fish whale shark kangaroo giraffe zebra hippo rhino hyena squirrel
-        mammoth octopus lobster crab bee ant spider pet couple pair
-        cashier secretary operator janitor model lifeguard attendant assistant bartender gangster crook pirate""",
-    "they": "people men women children crowd audience group gang family band team others mice geese kids",
+    "he": """boy brother butler cowboy bellboy dad daddy father gentleman grandfather grandpa groom guy husband king
+        male man nephew prince son uncle waiter wizard""",
+    "she": """actress aunt bride daughter female girl grandma grandmother granny hostess lady maid mama mom mommy
+        mother mum niece princess queen sister stewardess waitress wife witch woman""",
+    "any": """accountant actor admiral alien alligator animal announcer anybody anyone ape artist assistant attendant
+        baby baker barber bartender batter bear beautician bird boss boxer buffalo bull butcher captain cashier cat
+        character chef chicken child clerk conductor cop cow creature criminal crocodile crook customer dancer dentist
+        detective dinosaur director doctor dog donkey dragon driver elephant everybody everyone farmer fox friend frog
+        gangster general ghost giant giraffe goat goose gorilla guard guest hare hen hippo horse host hunter hyena
+        infant janitor journalist judge kangaroo kid kitten lamb lawyer leopard lifeguard lion lizard lobster mammoth
+        manager martian member monkey monster mouse musician neighbor neighbour newsreader nurse octopus officer
+        operator opponent owl owner painter parrot passenger patient performer person pet photographer pianist pig
+        pilot pirate pitcher player police professor puppy rabbit rat reader receptionist referee reporter rhino
+        robber robot scientist secretary shark sheep sheriff shopkeeper singer snake soldier somebody someone speaker
+        spider squirrel stranger student tailor teacher thief tiger toddler tortoise turtle whale winner wolf worker
+        wrestler writer zebra""",
+    "they": "audience band children crowd family folks gang geese group men mice others people team women",
 }
 _PEOPLE = {noun: key for key, nouns in _PERSON_NOUNS.items() for noun in nouns.split()}
-# Off-screen partners ("talks to someone") are nobody's antecedent unless they act.
-_BACKGROUND = _words("person someone somebody anyone anybody everyone everybody")
+# Partners off screen ("talks to someone") are nobody's antecedent unless they act.
+_BACKGROUND = _words("anybody anyone everybody everyone person somebody someone")
 
-# Verbs whose object may follow at once; any form counts. With them a bare form after the name stays ("sees Fred walk").
+# Verbs that take a person as object; any form counts. A bare form may follow the object ("sees Fred walk").
 _TRANSITIVE = _words(
-    """answer approach ask bite bring call carry catch chase comfort feed find follow give grab greet hand hear help hit
-    hold hug interrupt join kick kiss knock leave let lift like love make meet pass pat poke pull punch push see serve
-    shake show shove slap startle stop surprise teach tell thank throw tickle touch visit wake watch
-    bit brought called caught fed found gave held heard left loved made met saw showed shook taught told threw woke"""
+    """answer approach ask bite bring call carry catch chase comfort feed find follow give grab greet hand hear help
+    hit hold hug interrupt join kick kiss knock leave let lift like love make meet pass pat poke pull punch push rock
+    see serve shake show shove slap startle stop surprise teach tell thank throw tickle touch visit wake watch
+    bit brought called caught fed found gave held heard loved made met saw showed shook taught told threw woke"""
 )
-_INTRANSITIVE = _words(
-    """act agree appear argue arrive bathe begin blink bounce bow breathe burst buy celebrate chat check clap clean climb
-    close come continue converse cook cough cry cut dance dive do dress drink drive drop eat enjoy enter exit explain
-    face fall fight finish fish float fly frown gesture get glance go grin have hang hide hop hurry jump keep kneel
-    laugh lay lean learn lie listen live look lose move need nod open pace paddle pick plan play point prepare press
-    pretend put raise reach react read relax remain reply respond rest ride ring rise roll rub run rush say scream seem
-    sell set share shout shrug sing sit sleep smile smoke sneak speak spin stand stare start stay step swim swing take
-    talk tap think travel try turn type use wait walk want wash wave wear whisper wink wipe work write yawn yell"""
+_VERBS = _TRANSITIVE | _words(
+    """act agree appear argue arrive bathe begin blink bounce bow breathe burst buy celebrate chat check clap clean
+    climb close come continue converse cook cough cry cut dance dive do drink drive drop eat enjoy enter exit
+    explain face fall fight finish fish float fly frown gesture get glance go grin hang have hide hop hurry jump keep
+    kneel laugh lay lean learn lie listen live look lose move need nod open pace paddle pick plan play point prepare
+    press pretend put raise reach react read relax remain reply respond rest ride ring rise roll rub run rush say
+    scream seem sell set share shout shrug sing sit sleep smile smoke sneak speak spin stand stare start stay step
+    swim swing take talk tap think travel try turn type use wait walk want wash wave wear whisper wink wipe work write
+    yawn yell"""
 )
-_VERBS = _TRANSITIVE | _INTRANSITIVE
 _PAST = _words(  # irregular; like "talked" and the modals they agree with every pronoun
-    """ate began brought came caught did drank drove fed fell felt flew found gave got grew had heard held hid knew left
-    lost made met put ran rang rode said sang sat saw slept spoke stood swam taught thought threw told took went woke
-    wore wrote can could cannot can't couldn't didn't may might must shall should will won't would wouldn't"""
+    """ate began brought came caught did drank drove fed fell felt flew found gave got grew had heard held hid knew
+    left lost made met put ran rang rode said sang sat saw slept spoke stood swam taught thought threw told took went
+    woke wore wrote can can't cannot could couldn't didn't may might must shall should will won't would wouldn't"""
 )
-_SINGULAR = _words("is was has does isn't wasn't hasn't doesn't")
-_PLURAL = _words("are were have do aren't weren't haven't don't")
-# End in "s" without being verbs.
-_NOT_VERBS = _words(
-    """across afterwards always as backwards besides downstairs downwards forwards his indoors inwards its less
-    onwards ours outdoors outwards perhaps plus sideways sometimes themselves this thus towards unless upstairs upwards us
-    versus whereas yes hers theirs"""
+_SINGULAR = _words("doesn't does has hasn't is isn't was wasn't")
+_PLURAL = _words("are aren't do don't have haven't were weren't")
+_CLAUSE_VERBS = _words("believe feel felt hear heard hope knew know notice said saw say see think thought")
+_GIVING = _words("ask bring brought gave give hand show showed taught teach tell threw throw told")
+_NOT_VERBS = _words(  # in spite of their "s"
+    """across afterwards always as backwards besides downstairs downwards forwards hers his indoors inwards its less
+    onwards ours outdoors outwards perhaps plus sideways sometimes theirs this thus towards unless upstairs upwards
+    versus whereas yes"""
 )
-_ADVERBS = _words("then also just now still again always never soon finally first sometimes suddenly")
-_NOT_ADVERBS = _words("family belly fly jelly lily bully curly lovely friendly lonely elderly only early")
+_NOT_PARTICIPLES = _words(  # in spite of their "ing"
+    """building bowling ceiling clothing dining drawing earring evening fishing king living meeting morning painting
+    ring sibling string thing wedding wing writing"""
+)
+_ADVERBS = _words("again also always finally first just never now soon sometimes still suddenly then")
+_NOT_ADVERBS = _words("belly bully curly early elderly family fly friendly jelly lily lonely lovely only")
+_PLACES = _words("away back down here indoors inside off out outdoors outside there together too up")
+_DETERMINERS = _words("a an another her his its some something the their")
 _SUBORDINATORS = _words(
     """after although as because before but how if once since so that though until what when where whether which while
     who whom why"""
 )
-_CLAUSE_VERBS = _words("say think know see believe notice hear feel hope said thought knew saw heard felt")
 _PREPOSITIONS = _words(
-    """about above across after against alongside around at before behind below beneath beside besides between by facing
-    for from in inside into like near on onto past through to toward towards under underneath with without"""
+    """about above across after against alongside around at before behind below beneath beside besides between by
+    facing for from in inside into like near on onto past through to toward towards under underneath with without"""
 )
-# "in front of him", but "the face of Fred".
-_BEFORE_OF = _words("afraid ahead because front instead left out picture pictures right side top")
-_PLACES = frozenset(
-    "again angrily away back down here indoors inside off out outdoors outside there together too up".split()
+_OF = _words("afraid ahead because front instead left out picture pictures right side top")  # not "the face of him"
+_ENDERS = frozenset(".!?…;")
+# What follows "Fred's" when that is short for "Fred is" or "Fred has".
+_AFTER_IS = _words(
+    "a also always an at been being from going gone got her here his in just not now on so still the there very with"
 )
-_DETERMINERS = _words("a an the his her its their some something another")
-_GIVING = _words("ask bring give hand show teach tell throw gave brought showed taught threw told")
-# What follows "Fred's" when it is short for "Fred is" or "Fred has".
-_AFTER_CONTRACTION = _DETERMINERS | _ADVERBS | _PREPOSITIONS | _words("not been being got gone very so here there")
-# End in "ing" but name things: after "Fred's" they are owned.
-_THINGS = _words(
-    """building bowling ceiling clothing dining drawing earring evening fishing king living meeting morning painting
-    ring sibling string thing wedding wing writing"""
+_FUNCTION_WORDS = (  # may stand capitalised without being anybody's name
+    frozenset(_PRONOUN_WORDS).union(_ADVERBS, _PLACES, _DETERMINERS, _SUBORDINATORS, _PREPOSITIONS, _SINGULAR, _PLURAL)
+    | _words("all and both each every everything i it's my no not nothing of one or our that's these those tv we you")
 )
-# Function words that may stand capitalised without being anybody's name.
-_FUNCTION_WORDS = (
-    _ADVERBS | _SUBORDINATORS | _PREPOSITIONS | _PLACES | _DETERMINERS | frozenset(_PRONOUN_WORDS) | _SINGULAR | _PLURAL
-    | _words("""i you we my your our and or not no yes of it's there's both all each every one two three someone
-        everything nothing these those this tv""")
-)  # fmt: skip
 
 
-def _bases(word: str) -> set[str]:
-    """Forms a verb may have in the lists above: "hugging" -> {"hugging", "hugg", "hugge", "hug"}."""
+def _bases(word: str, endings: str = "s es ies:y ed ed:e ied:y ing ing:e") -> set[str]:
+    """What the word may be a form of: "hugging" -> {"hugging", "hugg", "hugge", "hug"}."""
     found = {word}
-    for ending, stem in (
-        ("s", ""),
-        ("es", ""),
-        ("ies", "y"),
-        ("ed", ""),
-        ("ed", "e"),
-        ("ied", "y"),
-        ("ing", ""),
-        ("ing", "e"),
-    ):
+    for ending, _, stem in (entry.partition(":") for entry in endings.split()):
         if word.endswith(ending):
-            found.add(base := word[: -len(ending)] + stem)
+            found.add(base := word.removesuffix(ending) + stem)
             if base[-1:] == base[-2:-1]:
                 found.add(base[:-1])
     return found
+
+
+def _is_form_of(word: str, verbs: frozenset[str]) -> bool:
+    return not verbs.isdisjoint(_bases(word))
 
 
 def _is_adverb(word: str) -> bool:
     return word in _ADVERBS or (word.endswith("ly") and word not in _NOT_ADVERBS)
 
 
+def _is_participle(word: str) -> bool:
+    return len(word) > 4 and word.endswith("ing") and word not in _NOT_PARTICIPLES
+
+
 def _is_finite(word: str, plural: bool) -> bool:
     """Whether the word is a verb that agrees with "they" (plural) or with "he"."""
-    if word in _PAST or (word.endswith("ed") and not _VERBS.isdisjoint(_bases(word))):
+    if word in _PAST or (word.endswith("ed") and _is_form_of(word, _VERBS)):
         return True
     if plural:
         return word in _PLURAL or word in _VERBS
-    return word in _SINGULAR or (
-        len(word) > 2 and word[-1] == "s" and word[-2] not in "su'" and word not in _NOT_VERBS
-    )
+    return word in _SINGULAR or (re.search(r"\w[^\Wsu]s$", word) is not None and word not in _NOT_VERBS)
 
 
-def _is_ing(word: str) -> bool:
-    return len(word) > 4 and word.endswith("ing") and word not in _THINGS
-
-
-def _noun(word: str) -> str | None:
+def _person_noun(word: str) -> str | None:
     """The pronoun key of a person noun, or None."""
-    word = word.split("'")[0]
     if word in _PEOPLE:
         return _PEOPLE[word]
     if word.endswith("man"):
         return "she" if word.endswith("woman") else "he"
-    if word.endswith("men") or not _PEOPLE.keys().isdisjoint(_bases(word)):
-        return "they"
-    return None
+    plural = word.endswith("men") or not _PEOPLE.keys().isdisjoint(_bases(word, "s es ves:f"))
+    return "they" if plural else None
 
 
 def _label_key(label: str) -> str:
     """The pronoun key of a label outside the cast: "man in blue hat" -> "he"; "any" when unknown or mixed."""
-    keys = {key for word in re.findall(r"[\w']+", label) if (key := _noun(word))}
+    keys = {key for word in re.findall(r"\w+", label) if (key := _person_noun(word))}
     return keys.pop() if len(keys) == 1 else "any"
 
 
 def _strangers(caption: str, tokens: Sequence[Token]) -> dict[str, str]:
-    """People a caption speaks of without a cast name: person nouns and unknown capitalised names, with pronoun keys."""
+    """Pronoun keys of those a caption speaks of without a cast name: person nouns and unknown capitalised names."""
     found = {}
     for index, token in enumerate(tokens):
-        if token.kind != "word":
-            continue
-        if (key := _noun(token.text)) is not None:
-            if token.text not in _BACKGROUND or _at(tokens, index - 1).word not in _PREPOSITIONS:
-                found[token.text] = key
-        elif caption[token.start].isupper() and token.text not in _FUNCTION_WORDS and not _is_adverb(token.text):
+        word = token.word.split("'")[0]  # "man's" speaks of a man
+        if (key := _person_noun(word)) is not None:
+            if word not in _BACKGROUND or _at(tokens, index - 1).word not in _PREPOSITIONS:
+                found[word] = key
+        elif caption[token.start].isupper() and word and token.word not in _FUNCTION_WORDS and not _is_adverb(word):
             following = _at(tokens, index + 1).word
             acts = following == "and" or _is_finite(following, False) or _is_finite(following, True)
             if acts or not _starts_sentence(caption, token.start):
-                found[token.text] = "any"
+                found[word] = "any"
     return found
 
 
@@ -443,110 +423,93 @@ def _opens_subject(tokens: Sequence[Token], first: int) -> bool:
     index = first - 1
     while _is_adverb(_at(tokens, index).word):
         index -= 1
-    token = _at(tokens, index)
-    if token.word in ("and", "or", ","):
-        index -= 2 if token.word != "," and _at(tokens, index - 1).word == "," else 1
-        before = _at(tokens, index)  # "a man and Fred", "Wilma, Fred": one list of people
-        if before.kind == "name" or _noun(before.word) is not None:
-            return False
-        following = next((t.word for t in tokens[first + 1 :] if not _is_adverb(t.word)), "")
-        return token.word == "," or not _is_finite(following, True)  # "the cart and Fred fell"
-    if any(t.word == "then" for t in tokens[index + 1 : first]):
-        return token.kind != "name"
-    return (
-        token.word in _SUBORDINATORS or token.word in (*".!?…;",) or not _CLAUSE_VERBS.isdisjoint(_bases(token.word))
-    )
+    word = _at(tokens, index).word
+    if word in ("and", "or", ","):
+        before = _at(tokens, index - 1)
+        if word != "," and before.word == ",":
+            before = _at(tokens, index - 2)
+        if before.kind == "name" or _person_noun(before.word):
+            return False  # "a man and Fred", "Wilma, Fred": one list of people
+        following = next((token.word for token in tokens[first + 1 :] if not _is_adverb(token.word)), "")
+        return word == "," or not _is_finite(following, True)  # "the cart and Fred fell" is a list too
+    if any(token.word == "then" for token in tokens[index + 1 : first]):
+        return _at(tokens, index).kind != "name"
+    if word == ".":
+        return _at(tokens, index - 1).word not in _TITLES
+    return word in _SUBORDINATORS or word in _ENDERS or _is_form_of(word, _CLAUSE_VERBS)
 
 
 def _may_end_object(tokens: Sequence[Token], after: int, verb: str) -> bool:
     """Whether an object can end just before token `after`; `verb` governs it ("" after a preposition)."""
-    token, following = _at(tokens, after), _at(tokens, after + 1)
-    word = token.word
-    continues = _is_ing(following.word) or _is_finite(following.word, False) or _is_adverb(following.word)
-    if word == ",":
-        after_and = following.word == "and" and _is_finite(_at(tokens, after + 2).word, False)
-        return continues or after_and or following.word in ("while", "as", "but", "so", "when")
-    if word == "and":
-        return continues
+    word, following, third = (_at(tokens, after + offset).word for offset in range(3))
+    if word == "," and following == "and":
+        following, word = third, "and"
+    if word in (",", "and"):  # the sentence goes on, and not with another person
+        goes_on = word == "," and following in ("as", "but", "so", "when", "while")
+        verbal = _is_participle(following) or _is_finite(following, False)
+        return goes_on or (verbal and _is_form_of(following, _VERBS | _SINGULAR)) or _is_adverb(following)
     if word in _SUBORDINATORS:
-        return word not in ("who", "whom", "which", "that", "what", "how")
-    return (
-        token.kind == "mark" and word in (*".!?…;",)
-        or word in _PREPOSITIONS
-        or word in _PLACES
-        or _is_adverb(word)
-        or _is_ing(word)
-        or (verb != "" and word in _VERBS)
-        or (not _GIVING.isdisjoint(_bases(verb)) and word in _DETERMINERS)
-    )  # fmt: skip
+        return word not in ("how", "that", "what", "which", "who", "whom")
+    if word in _DETERMINERS:
+        return _is_form_of(verb, _GIVING)
+    if word in _VERBS:
+        return verb != ""
+    closes = word in _ENDERS or word in _PREPOSITIONS or word in _PLACES
+    return closes or _is_adverb(word) or _is_participle(word)
 
 
-def _role(tokens: Sequence[Token], first: int, last: int, key: str, plural: bool) -> int | None:
-    """The case a pronoun for tokens first..last would take, or None where no rule is sure of it.
-
-    Args:
-        tokens: of the caption.
-        first: index of the first name.
-        last: index of the last name.
-        key: pronoun set.
-        plural: whether several people are named (a singular "they" must not take "walks").
-    """
-    before, after = _at(tokens, first - 1), last + 1
-    suffix = _at(tokens, after).word
-    if suffix in ("'s", "'d", "'ll"):
-        following = _at(tokens, after + 1)
-        if following.kind != "word":
-            return None
-        opens = _opens_subject(tokens, first)
-        if suffix != "'s" or following.text in _AFTER_CONTRACTION or _is_ing(following.text):
-            return _SUBJECT if opens and not plural and key != "they" else None
-        governs = before.word in _PREPOSITIONS or not (_VERBS | {"over", "of"}).isdisjoint(_bases(before.word))
-        opens = opens and before.word not in ("and", "or", ",")
-        doubtful = following.text in _FUNCTION_WORDS or _is_adverb(following.text) or following.text.endswith("ed")
-        verbal = not _VERBS.isdisjoint(_bases(following.text))
-        return _POSSESSIVE if (opens or governs) and not doubtful and not verbal else None
-    subject_verb = after
-    while _is_adverb(_at(tokens, subject_verb).word) or (plural and _at(tokens, subject_verb).word == "both"):
-        subject_verb += 1
-    verb = _at(tokens, subject_verb).word
-    if (
-        _opens_subject(tokens, first)
-        and _is_finite(verb, key == "they")
-        and (key != "they" or plural or _is_finite(verb, False))
-    ):
-        return _SUBJECT
-    if _is_finite(suffix, plural) and (plural or suffix not in _VERBS):
+def _suffixed_role(tokens: Sequence[Token], first: int, after: int) -> int | None:
+    """The case for a name with "'s" (or "'", "'d", "'ll") at token `after`: possessive, or subject of "is"."""
+    before, suffix, following, third = (_at(tokens, index) for index in (first - 1, after, after + 1, after + 2))
+    word = following.word
+    if following.kind != "word" or (suffix.word == "'" and suffix.start != tokens[after - 1].end):
         return None
-    if plural and suffix == "both":
-        after += 1
-    if before.word == "of":
-        governed = _at(tokens, first - 2).word in _BEFORE_OF
-    else:
-        governed = before.word in _PREPOSITIONS
-    if governed and _may_end_object(tokens, after, ""):
-        return _OBJECT
-    if not _TRANSITIVE.isdisjoint(_bases(before.word)) and _may_end_object(tokens, after, before.word):
-        return _OBJECT
-    return None
+    governors = _PREPOSITIONS | _PLACES | _VERBS | _SINGULAR | _PLURAL | {"of", "over"}
+    if _is_form_of(before.word, governors):
+        owned = word not in _FUNCTION_WORDS or word in ("back", "inside", "outside")
+        return _POSSESSIVE if owned and suffix.word in ("'s", "'") else None
+    if not _opens_subject(tokens, first):
+        return None
+    closed = third.kind == "mark" or third.word in _FUNCTION_WORDS  # "Fred's walking in", not "Fred's walking stick"
+    short_for_is = word in _AFTER_IS or (_is_participle(word) and closed)
+    if suffix.word in ("'d", "'ll") or (suffix.word == "'s" and short_for_is):
+        return _SUBJECT
+    unclear = word in _FUNCTION_WORDS or word in _PAST or _is_adverb(word) or word.endswith(("ed", "ing"))
+    sloppy = word.endswith("s") and word not in ("hands", "faces") and _is_form_of(word, _VERBS)  # "Fred's talks to"
+    listed = before.word in ("and", "or", ",")
+    return None if unclear or sloppy or listed else _POSSESSIVE
 
 
-def _clauses(tokens: Sequence[Token]) -> list[int]:
-    """The number of the clause each token is in; a clause ends at a full stop and before "while", "as", ..."""
-    number, numbers = 0, []
-    for token in tokens:
-        number += token.word in (*".!?…;",) or token.word in _SUBORDINATORS
-        numbers.append(number)
-    return numbers
+def _role(tokens: Sequence[Token], first: int, last: int, key: str) -> int | None:
+    """The case a pronoun for the names in tokens first..last would take, or None where no rule is sure of it.
+
+    With `key` "they" a verb must be plural; a single name in front of it must agree too.
+    """
+    several = last > first
+    before, after = _at(tokens, first - 1).word, last + 1
+    if _at(tokens, after).word in ("'s", "'", "'d", "'ll"):
+        role = _suffixed_role(tokens, first, after)
+        return None if role == _SUBJECT and key == "they" else role
+    both = several and _at(tokens, after).word == "both"  # "Fred and Barney both look" -> "They both look"
+    verb = after + both
+    while _is_adverb(_at(tokens, verb).word):
+        verb += 1
+    agrees = all(_is_finite(_at(tokens, verb).word, plural) for plural in {several, key == "they"})
+    if agrees and _opens_subject(tokens, first):
+        return _SUBJECT
+    if _is_finite(_at(tokens, after).word, several):
+        return None
+    governed = before in _PREPOSITIONS or (before == "of" and _at(tokens, first - 2).word in _OF)
+    if governed and _may_end_object(tokens, after + both, ""):
+        return _OBJECT
+    return _OBJECT if _is_form_of(before, _TRANSITIVE) and _may_end_object(tokens, after + both, before) else None
 
 
 def _quoted(caption: str, position: int) -> bool:
     """Whether a position is inside quotation marks, or after a single one that may open a quotation."""
     before = caption[:position]
-    return (
-        before.count('"') % 2 == 1
-        or before.count("“") > before.count("”")
-        or bool(re.search(r"(^|\s)['‘]\w?", before))
-    )
+    opened = before.count('"') % 2 or before.count("“") > before.count("”") or before.count("«") > before.count("»")
+    return bool(opened) or re.search(r"(^|[\s(])['‘](\w|$)", before) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,20 +522,19 @@ class _Candidate:
     clause: int
     key: str
     role: int | None
-    wellformed: bool
 
 
 def _candidates(tokens: Sequence[Token], keys: Mapping[str, str]) -> Iterator[_Candidate]:
-    clauses = _clauses(tokens)
+    # A clause ends at a full stop and before "while", "as", ...
+    clauses = list(accumulate(token.word in _ENDERS or token.word in _SUBORDINATORS for token in tokens))
     for first, last in _groups(tokens):
         names = tuple(token.text for token in tokens[first : last + 1] if token.kind == "name")
-        plural = len(names) > 1
-        key = "they" if plural else keys[names[0]]
-        role = _role(tokens, first, last, key, plural)
-        suffixed = role == _POSSESSIVE  # the "'s" goes with the name
-        wellformed = not plural or _is_conjunction(tokens, first, last)
-        end = tokens[last + suffixed].end
-        yield _Candidate(names, tokens[first].start, end, clauses[first], key, role, wellformed)
+        key = "they" if last > first else keys[names[0]]
+        role = _role(tokens, first, last, key)
+        if last > first and not _is_conjunction(tokens, first, last):
+            role = None
+        end = tokens[last + (role == _POSSESSIVE)].end  # the "'s" goes with the name
+        yield _Candidate(names, tokens[first].start, end, clauses[first], key, role)
 
 
 def _grammatical_edits(caption: str, tokens: Sequence[Token], keys: Mapping[str, str]) -> list[Edit]:
@@ -580,24 +542,25 @@ def _grammatical_edits(caption: str, tokens: Sequence[Token], keys: Mapping[str,
     candidates = list(_candidates(tokens, keys))
     rivals = Counter(keys.values())
     # "He talks to Fred": the pronouns already there, by where the first of each set stands.
-    taken = {_PRONOUN_WORDS[t.word]: t.start for t in reversed(tokens) if t.word in _PRONOUN_WORDS}
+    heads = [(token.word.split("'")[0], token.start) for token in reversed(tokens)]  # "he's" is a "he"
+    taken = {_PRONOUN_WORDS[word]: start for word, start in heads if word in _PRONOUN_WORDS}
     # "Fred looks at Fred": named twice in one clause, and not always as its subject.
     named = Counter((c.clause, name) for c in candidates if c.role != _POSSESSIVE for name in c.names)
     unsure = {(c.clause, name) for c in candidates if c.role in (_OBJECT, None) for name in c.names}
-    first_start: dict[tuple[str, ...], int] = {}
+    first_start = {token.text: token.start for token in reversed(tokens) if token.kind == "name"}
     edits = []
     for c in candidates:
-        first_start.setdefault(c.names, c.start)
-        if c.role is None or not c.wellformed or _quoted(caption, c.start):
+        if c.role is None or _quoted(caption, c.start):
             continue
         if c.key == "they":
             unambiguous = sorted(c.names) == sorted(keys)
+        elif c.key == "it" and not (c.role == _SUBJECT and _starts_sentence(caption, c.start)):
+            unambiguous = False  # anything named before could be "it"
         else:
             unambiguous = rivals[c.key] == 1 and not rivals["any"]
-        if c.key == "it" and not (c.role == _SUBJECT and _starts_sentence(caption, c.start)):
-            unambiguous = False  # anything named before it could be "it"
         twice = any(named[c.clause, name] > 1 and (c.clause, name) in unsure for name in c.names)
-        if unambiguous and not twice and taken.get(c.key, c.start) >= first_start[c.names]:
+        taken_before = taken.get(c.key, c.start) < min(first_start[name] for name in c.names)
+        if unambiguous and not twice and not taken_before:
             edits.append(Edit(c.start, c.end, _pronoun(caption, c.start, _FORMS[c.key][c.role])))
     return edits
 

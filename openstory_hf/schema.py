@@ -108,11 +108,10 @@ def store(frame: Frame) -> StoredFrame:
     Raises:
         Reject: for a caption that is not text, a picture that does not decode, a mask or box that does not fit.
     """
-    where = {"record": frame.frame_id, "file": frame.file}
-    check_text(frame.caption, name="caption", **where)
-    check_text(frame.setting, name="setting", **where)
+    check_text(frame.caption, name="caption", record=frame.frame_id, file=frame.file)
+    check_text(frame.setting, name="setting", record=frame.frame_id, file=frame.file)
     if not frame.pictures or not 0 <= frame.key < len(frame.pictures):
-        raise Reject(f"{len(frame.pictures)} pictures, key picture number {frame.key}", **where)
+        raise _refuse(frame, f"{len(frame.pictures)} pictures, key picture number {frame.key}")
     images, instances = [], []
     for picture in frame.pictures:
         data, height, width = _encoded(picture, frame)
@@ -127,37 +126,33 @@ def _encoded(picture: Picture, frame: Frame) -> tuple[bytes, int, int]:
     try:
         height, width = pictures.check(picture.data or b"")
     except pictures.UndecodableError as error:
-        raise Reject(
-            f"the picture {picture.path} does not decode: {error}",
-            record=frame.frame_id,
-            file=frame.file,
-            hint="Download it again, or build with --on-error quarantine to leave the record out",
-        ) from None
+        raise _refuse(frame, f"the picture {picture.path} does not decode: {error}", "Download it again") from None
     return picture.data or b"", height, width
 
 
 def _instance(item: Instance, height: int, width: int, frame: Frame) -> dict[str, Any]:
-    where = {"record": frame.frame_id, "file": frame.file}
     segmentation = None
     if item.mask is not None:
         if item.mask.shape != (height, width):
-            raise Reject(f"mask of {item.label!r} is {item.mask.shape}, the picture {(height, width)}", **where)
+            raise _refuse(frame, f"the mask of {item.label!r} is {item.mask.shape}, its picture {(height, width)}")
         segmentation = masks.encode(item.mask)
     bbox = None
     if item.bbox is not None:
         x, y, w, h = item.bbox
         if not (w > 0 and h > 0 and x >= 0 and y >= 0 and x + w <= width and y + h <= height):
-            raise Reject(
-                f"box {item.bbox} (x, y, w, h) of {item.label!r} leaves its {width}x{height} picture", **where
-            )
+            raise _refuse(frame, f"the box {item.bbox} of {item.label!r} leaves its {width}x{height} picture")
         bbox = [float(value) for value in item.bbox]
     return {
-        "label": check_text(item.label, name="label", **where),
+        "label": check_text(item.label, name="label", record=frame.frame_id, file=frame.file),
         "character": item.character,
         "bbox": bbox,
         "segmentation": segmentation,
         "score": item.score,
     }
+
+
+def _refuse(frame: Frame, reason: str, hint: str = "") -> Reject:
+    return Reject(reason, record=frame.frame_id, file=frame.file, hint=hint)
 
 
 def _extras(value: Mapping[str, Any]) -> str:

@@ -78,19 +78,20 @@ def windows(row: Mapping[str, Any], length: int, stride: int = 1) -> list[Row]:
     if len(set(lengths.values())) != 1:
         raise row_error(row, f"its lists must have one entry per frame each, but their lengths are {lengths}")
     frames = next(iter(lengths.values()))
-    return [_cut(row, start, start + length) for start in range(0, frames - length + 1, stride)]
+    return [cut(row, start, start + length) for start in range(0, frames - length + 1, stride)]
 
 
-def _cut(row: Mapping[str, Any], start: int, stop: int) -> Row:
-    cut = {name: value[start:stop] if isinstance(value, list) else value for name, value in row.items()}
-    cut["story_id"] = f"{row['story_id']}#{start}-{stop}"
+def cut(row: Mapping[str, Any], start: int, stop: int) -> Row:
+    """Frames [start, stop) of a story as a story of its own; see `windows`."""
+    made = {name: value[start:stop] if isinstance(value, list) else value for name, value in row.items()}
+    made["story_id"] = f"{row['story_id']}#{start}-{stop}"
     if row.get("source"):
-        cut["source"] = {**row["source"], "index": row["source"]["index"] + start}
+        made["source"] = {**row["source"], "index": row["source"]["index"] + start}
     extras = json.loads(row.get("extras") or "{}")
     if "frames" in extras:
         extras["frames"] = extras["frames"][start:stop]
-        cut["extras"] = json.dumps(extras, ensure_ascii=False, sort_keys=True)
-    return cut
+        made["extras"] = json.dumps(extras, ensure_ascii=False, sort_keys=True)
+    return made
 
 
 def to_interleaved(

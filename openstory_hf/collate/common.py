@@ -62,14 +62,11 @@ class Geometry:
         return left, top, left + wide, top + high
 
     def picture(self, image: Image.Image) -> NDArray[np.uint8]:
-        """The picture in the new geometry (bicubic, antialiased): uint8 (h, w, 3)."""
-        left, top, right, bottom = window = self.window(image.height, image.width)
-        target = self.size[1], self.size[0]
-        if self.resize == "pad":
-            canvas = Image.new("RGB", (right - left, bottom - top), self.fill)
-            canvas.paste(image, (-left, -top))
-            return np.array(canvas.resize(target, Image.Resampling.BICUBIC))
-        return np.array(image.resize(target, Image.Resampling.BICUBIC, box=window))
+        """An RGB picture in the new geometry (bicubic, antialiased): uint8 (h, w, 3)."""
+        left, top, right, bottom = self.window(image.height, image.width)
+        canvas = Image.new("RGB", (right - left, bottom - top), self.fill)
+        canvas.paste(image, (-left, -top))
+        return np.array(canvas.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC))
 
     def coverage(self, rles: Sequence[Mapping[str, Any]], grid: tuple[int, int]) -> NDArray[np.float32]:
         """Share of each cell of a grid laid over the new picture that each mask covers: float32 (K, *grid)."""

@@ -181,8 +181,11 @@ class InterleavedCollator:
         return list(self.tokenizer(text, **options)["input_ids"])
 
     def _caption(self, text: str) -> list[int]:
-        # split_special_tokens leaves added tokens alone that are not registered as special, so an image token
-        # spelt out in the text is also cut behind its first character
+        ids = self._encode(text, plain=True)
+        if self._image_id not in ids:
+            return ids
+        # split_special_tokens splits only tokens registered as special; one added as an ordinary token is kept from
+        # matching by cutting the text behind its first character
         first, rest = re.escape(self.image_token[:1]), re.escape(self.image_token[1:])
         parts = re.split(f"(?<={first})(?={rest})", text)
         return [token for part in parts for token in self._encode(part, plain=True)]

@@ -1,0 +1,73 @@
+"""Kill builds at random moments and show that the same command, run again, ends with the same bytes.
+
+    python scripts/kill_and_resume.py DATASET --raw RAW --work FOLDER [--kills 20] [--seed 0] [-- BUILD OPTIONS]
+
+An undisturbed build gives the reference hashes and its duration; then builds are started and their whole process
+group gets SIGKILL after a random share of that time. Each is run again to the end and compared file by file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def build(arguments: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "openstory_hf.cli", "build", arguments.dataset, "--raw", str(arguments.raw)]
+    command += ["--out", str(out), "--quiet", *arguments.options]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+def hashes(out: Path) -> dict[str, str]:
+    files = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("--raw", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="scratch folder, emptied")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("options", nargs="*", help="further options of openstory build")
+    arguments = parser.parse_args()
+    shutil.rmtree(arguments.work, ignore_errors=True)
+    began = time.monotonic()
+    if build(arguments, arguments.work / "whole").wait():
+        return 1
+    duration = time.monotonic() - began
+    expected = hashes(arguments.work / "whole")
+    draw = random.Random(arguments.seed)
+    killed = wrong = kept = 0
+    for number in range(arguments.kills):
+        out = arguments.work / "killed"
+        shutil.rmtree(out, ignore_errors=True)
+        process = build(arguments, out)
+        time.sleep(draw.uniform(0.2, 1.0) * duration)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        done = len(list(out.glob(".build/*.json"))) if out.exists() else 0
+        kept += done
+        code = build(arguments, out).wait()
+        same = code == 0 and hashes(out) == expected
+        wrong += not same
+        print(
+            f"{number + 1}: {done} shards were whole; run again: {'same bytes' if same else 'DIFFERENT'}", flush=True
+        )
+    print(f"{arguments.kills} builds, {killed} killed, {kept} whole shards kept, {wrong} ended with other bytes")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
