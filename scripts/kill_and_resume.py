@@ -38,8 +38,9 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, emptied")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("options", nargs="*", help="further options of openstory build")
-    arguments = parser.parse_args()
+    given, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    arguments = parser.parse_args(given.split())
+    arguments.options = options.split()
     shutil.rmtree(arguments.work, ignore_errors=True)
     began = time.monotonic()
     if build(arguments, arguments.work / "whole").wait():

@@ -15,6 +15,7 @@ from PIL import Image
 
 from openstory_hf import fakes, masks, pictures, preview
 from openstory_hf.errors import UsageError
+from openstory_hf.preview import sheet
 
 BOOKS = Path(__file__).parents[2] / "shared" / "data" / "african_storybook"
 
@@ -370,7 +371,7 @@ def test_long_captions_are_cut_on_the_sheet_and_whole_on_the_page():
 @pytest.mark.parametrize("width", range(100, 200, 5))
 def test_lines_are_as_full_as_they_can_be(width):
     text = "One two three four\nfive\r\nsix été Ñandú seven eight, and a few words more, to fill it.\n" * 3
-    face = preview._typeface(text)
+    face = sheet._typeface(text)
     expected = []
     for paragraph in text.splitlines():
         for index, word in enumerate(paragraph.split()):
@@ -379,18 +380,18 @@ def test_lines_are_as_full_as_they_can_be(width):
             else:
                 expected.append(word)
     text = text.translate(face.table)
-    lines = [text[start:end] for start, end in preview._wrap(text, face, width, 99)]
+    lines = [text[start:end] for start, end in sheet._wrap(text, face, width, 99)]
     assert lines == expected
     assert len(lines) > 9
 
 
 def test_a_word_wider_than_a_line_is_broken_and_a_cut_line_leaves_room_for_the_ellipsis():
     text = "x" * 100
-    face = preview._typeface(text)
-    lines = [text[start:end] for start, end in preview._wrap(text, face, 120, 99)]
+    face = sheet._typeface(text)
+    lines = [text[start:end] for start, end in sheet._wrap(text, face, 120, 99)]
     assert "".join(lines) == text
     assert all(face.length(line) <= 120 < face.length(line + "x") for line in lines[:-1])
-    ((_, end),) = preview._wrap(text, face, 120, 1)
+    ((_, end),) = sheet._wrap(text, face, 120, 1)
     assert face.length(text[:end] + "…") <= 120 < face.length(text[: end + 1] + "…")
 
 
@@ -407,10 +408,10 @@ def test_any_text_can_be_shown(caption, name, start, end):
 
 def test_accents_are_drawn_and_without_a_font_for_them_become_plain_letters(monkeypatch):
     plain, accented = row_of(1, "L'ete a Noel"), row_of(1, "L'été à Noël")
-    if len(preview._fonts()) > 1:
-        assert not set(preview._typeface("été à Noël, Mfalme wa ng'ombe").table) & set(map(ord, "éàë'"))
+    if len(sheet._fonts()) > 1:
+        assert not set(sheet._typeface("été à Noël, Mfalme wa ng'ombe").table) & set(map(ord, "éàë'"))
         assert preview.contact_sheet([accented]).tobytes() != preview.contact_sheet([plain]).tobytes()
-    monkeypatch.setattr(preview, "_fonts", lambda: [preview.ImageFont.load_default(size=16)])
+    monkeypatch.setattr(sheet, "_fonts", lambda: [sheet.ImageFont.load_default(size=16)])
     assert preview.contact_sheet([accented]).tobytes() == preview.contact_sheet([plain]).tobytes()
 
 
