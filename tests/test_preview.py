@@ -488,3 +488,9 @@ def test_a_real_book(language, tmp_path):
     assert seen.captions == captions
     assert [base64.b64decode(a["src"].split(",")[1]) for a in seen.find("img")] == [i["bytes"] for i in images]
     assert preview.contact_sheet([row]).height > 2 * 224
+
+
+def test_hard_line_breaks_of_a_book_flow_in_the_sheet():
+    broken, flowing = row_of(1, "In a small garden in the city,\nthere was a big tree."), row_of(1)
+    flowing["captions"] = ["In a small garden in the city, there was a big tree."]
+    assert (np.asarray(preview.contact_sheet([broken])) == np.asarray(preview.contact_sheet([flowing]))).all()

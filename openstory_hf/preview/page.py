@@ -228,7 +228,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 .tag.above { transform: translateY(-100%) }
 body:has(#masks:not(:checked)) .masks, body:has(#boxes:not(:checked)) .boxes { display: none }
 figcaption { padding-top: .4rem }
-.caption { white-space: pre-wrap; margin: .15rem 0 .35rem }
+.caption { margin: .15rem 0 .35rem }
 .referential { color: var(--faint); border-inline-start: 3px solid var(--line); padding-inline-start: .6em }
 mark { background: var(--rule) 0 100% / 100% 2px no-repeat; color: color-mix(in srgb, white var(--lift), var(--c));
   font-weight: 600; padding-bottom: 1px }

@@ -206,6 +206,7 @@ def _strips(row: Row, columns: int, thumb: int) -> Iterator[Image.Image]:
             label = f"{frame.number} · {frame.frame_id}\n{frame.setting}"
             y = _write(draw, left, tall + gap // 2, label, small, thumb, 3)
             spans = [(start, end, colours[name]) for start, end, name in frame.spans()]
-            below = max(below, _write(draw, left, y + 2, frame.caption, face, thumb, 6, spans))
+            flowing = frame.caption.replace("\n", " ")  # hard line breaks of a book fit no other width
+            below = max(below, _write(draw, left, y + 2, flowing, face, thumb, 6, spans))
         yield strip.crop((0, 0, strip.width, round(below) + gap))
     yield Image.new("RGB", (width + 2 * margin, 2), MATTE)

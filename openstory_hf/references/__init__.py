@@ -66,9 +66,10 @@ def rewrite(
         raise UsageError(f"unknown reference policy {policy!r}; choose one of {', '.join(POLICIES)}")
     if len(captions) != len(characters):
         raise UsageError(f"{len(captions)} captions but {len(characters)} lists of characters; give one per frame")
-    edits = _POLICIES[policy](captions, characters, cast)
+    decisions = _POLICIES[policy](captions, characters, cast)
     return [
-        _apply(caption, find_mentions(caption, cast), frame) for caption, frame in zip(captions, edits, strict=True)
+        _apply(caption, find_mentions(caption, cast), decision.edits)
+        for caption, decision in zip(captions, decisions, strict=True)
     ]
 
 

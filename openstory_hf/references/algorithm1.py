@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from openstory_hf.info import Character
 from openstory_hf.references.text import (
+    Decision,
     Edit,
     canonical_labels,
     cased,
@@ -17,7 +18,7 @@ from openstory_hf.references.text import (
 
 def algorithm1(
     captions: Sequence[str], characters: Sequence[Sequence[str]], cast: Sequence[Character]
-) -> Iterator[list[Edit]]:
+) -> Iterator[Decision]:
     """Algorithm 1 to the letter: always nominative, "'s" left in place, ambiguity not looked at."""
     pronouns = {c.name: c.pronouns for c in reversed(cast)}
     carried: set[str] = set()
@@ -37,4 +38,4 @@ def algorithm1(
                 if sorted(names) == sorted(present) and is_conjunction(tokens, first, last):
                     start = tokens[first].start
                     edits.append(Edit(start, tokens[last].end, cased(caption, start, "they")))
-        yield edits
+        yield Decision(edits)

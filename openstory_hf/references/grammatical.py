@@ -15,6 +15,7 @@ from itertools import accumulate
 from openstory_hf.info import Character
 from openstory_hf.references.text import (
     TITLES,
+    Decision,
     Edit,
     Token,
     canonical_labels,
@@ -332,7 +333,7 @@ def _grammatical_edits(caption: str, tokens: Sequence[Token], keys: Mapping[str,
 
 def grammatical(
     captions: Sequence[str], characters: Sequence[Sequence[str]], cast: Sequence[Character]
-) -> Iterator[list[Edit]]:
+) -> Iterator[Decision]:
     """Algorithm 1's antecedents, with everybody a caption speaks of, and only replacements that read as English."""
     pronouns: dict[str, str] = {c.name: c.pronouns for c in reversed(cast)}
     carried: dict[str, str] = {}
@@ -342,7 +343,7 @@ def grammatical(
         present |= {label: pronouns.get(label) or _label_key(label) for label in canonical_labels(labels, cast)}
         present |= {token.text: pronouns[token.text] for token in tokens if token.kind == "name"}
         if present.keys() <= carried.keys():
-            yield _grammatical_edits(caption, tokens, carried)
+            yield Decision(_grammatical_edits(caption, tokens, carried))
         else:
             carried = present
-            yield []
+            yield Decision()

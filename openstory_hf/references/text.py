@@ -17,7 +17,15 @@ class Edit(NamedTuple):
     text: str
 
 
-Policy = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Character]], Iterator[list[Edit]]]
+class Decision(NamedTuple):
+    """What a policy does to one caption, and why: a reason for the frame, and one for every name it looked at."""
+
+    edits: Sequence[Edit] = ()
+    reasons: Sequence[str] = ()
+
+
+Policy = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Character]], Iterator[Decision]]
+"""(captions, labels of each frame, cast) -> one decision per frame."""
 
 
 def words(text: str) -> frozenset[str]:
