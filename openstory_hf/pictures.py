@@ -24,9 +24,10 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def check(data: bytes) -> tuple[int, int]:
-    """Make sure the bytes decode to the last row, and return (height, width) as a reader will see them.
+    """Make sure the bytes are a whole picture, and return (height, width) as a reader will see them.
 
-    JPEGs are decoded at an eighth of their size, which still reads every coded byte.
+    JPEGs are decoded at an eighth of their size, which still reads every coded byte. PNGs must also be whole behind
+    the last row, where Pillow's decoder no longer looks but others do.
 
     Raises:
         UndecodableError: with the decoder's reason.
@@ -39,6 +40,7 @@ def check(data: bytes) -> tuple[int, int]:
             image = Image.open(io.BytesIO(data))
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
+            Image.open(io.BytesIO(data)).verify()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise UndecodableError(f"{type(error).__name__}: {error}") from None
     return height, width

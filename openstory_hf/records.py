@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from openstory_hf.errors import OpenStoryError
@@ -62,9 +63,14 @@ def box_from_corners(corners: Iterable[float], *, scale: tuple[float, float], si
         size: (height, width) of the picture.
 
     Raises:
-        Reject: if nothing of the box lies inside the picture.
+        Reject: if the corners are not four finite numbers, or nothing of the box lies inside the picture.
     """
-    x1, y1, x2, y2 = (float(value) for value in corners)
+    try:
+        x1, y1, x2, y2 = (float(value) for value in corners)
+    except (TypeError, ValueError):
+        raise Reject(f"the box {corners!r} is not four numbers x1, y1, x2, y2") from None
+    if not all(map(isfinite, (x1, y1, x2, y2))):
+        raise Reject(f"the box {[x1, y1, x2, y2]} (x1, y1, x2, y2) is not finite")
     height, width = size
     left, right = (min(max(x * scale[0], 0.0), float(width)) for x in (x1, x2))
     top, bottom = (min(max(y * scale[1], 0.0), float(height)) for y in (y1, y2))

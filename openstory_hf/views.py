@@ -1,19 +1,21 @@
 """Pure functions on rows of the `stories` table: shorter stories, interleaved documents, chat messages.
 
 Each takes a row (any mapping with the columns of `schema.STORIES`) and returns new dictionaries; the row is
-never changed. Pictures are passed through as they are, encoded or decoded. Standard library only.
+never changed. Pictures are passed through as they are, encoded or decoded. `token_spans` and `tidy` work on a text.
+Standard library only.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from openstory_hf.errors import OpenStoryError, UsageError
 
 Row = dict[str, Any]
 Order = Literal["image_first", "caption_first"]
+Span = tuple[int, int]
 
 
 class RowError(OpenStoryError):
@@ -144,6 +146,29 @@ def to_messages(row: Mapping[str, Any], text: str = "captions", prompt: str | No
     if prompt is not None and messages:
         messages[0]["content"].insert(0, {"type": "text", "text": prompt})
     return {"messages": messages, "images": images}
+
+
+def token_spans(offsets: Sequence[Span], spans: Iterable[Span]) -> list[Span]:
+    """Find the tokens of stretches of a text, such as mentions.
+
+    A token belongs to a span if the two share a character, so a token that takes in a blank before a name, or several
+    tokens for the bytes of one character, all count. Tokens without width (special tokens, padding) belong to none.
+
+    Args:
+        offsets: half-open character offsets of each token in the text: `offset_mapping` of a fast tokenizer.
+        spans: half-open character offsets in the same text.
+
+    Returns:
+        for each span the tokens [first, last) that it takes from its first token to its last; (-1, -1) if it has none.
+
+    >>> token_spans([(0, 0), (0, 4), (4, 8), (8, 14)], [(9, 14)])  # "Wilma" in "<s>", "Fred", " and", " Wilma"
+    [(3, 4)]
+    """
+    found = []
+    for start, end in spans:
+        inside = [index for index, (left, right) in enumerate(offsets) if max(left, start) < min(right, end)]
+        found.append((inside[0], inside[-1] + 1) if inside else (-1, -1))
+    return found
 
 
 def tidy(text: str) -> str:

@@ -32,6 +32,7 @@ ORDER = [
     "views",
     "load",
     "check",
+    "stats",
     "collate",
     "preview",
     "testing",

@@ -2,20 +2,23 @@
 
 A policy decides which stretches of a caption are replaced; everything else (spans, mentions, restoring the names)
 is the same for all of them. `algorithm1` is Algorithm 1 of the StoryGPT-V paper, literally. `grammatical` takes the
-same decision about antecedents and then writes English. Standard library only.
+same decision about antecedents and then writes English. `story_ldm` and `storygpt_v` do what the code of Make-A-Story
+and of StoryGPT-V (its evaluation) does, for numbers that compare with theirs. Standard library only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from openstory_hf.errors import UsageError
 from openstory_hf.info import Character
 from openstory_hf.references.algorithm1 import algorithm1
 from openstory_hf.references.grammatical import grammatical
-from openstory_hf.references.text import Edit, Policy, find_mentions
+from openstory_hf.references.story_ldm import story_ldm
+from openstory_hf.references.storygpt_v import storygpt_v
+from openstory_hf.references.text import Decision, Edit, Policy, find_mentions
 
 __all__ = ["POLICIES", "RULES_VERSION", "Mention", "Rewritten", "find_mentions", "restore", "rewrite"]
 
@@ -24,7 +27,11 @@ RULES_VERSION: str = "1"
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """One occurrence of a cast name: half-open character offsets in the caption and in the referential text."""
+    """One occurrence of a character: half-open character offsets in the caption and in the referential text.
+
+    `character` is a name of the cast; or, where a released policy replaced something else ("Dinosaur" -> "Hesaur",
+    "Policeman and Paperboy" -> "They"), the labels it meant, joined by " and "; "" if it meant nobody ("and, and").
+    """
 
     character: str
     start: int
@@ -34,15 +41,32 @@ class Mention:
 
     def as_row(self) -> dict[str, str | int]:
         """The mention as a row of the `mentions` column."""
-        return asdict(self)
+        return {
+            "character": self.character,
+            "start": self.start,
+            "end": self.end,
+            "ref_start": self.ref_start,
+            "ref_end": self.ref_end,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """A caption after replacement, with one mention per cast name of the original, in order."""
+    """A caption after replacement.
+
+    Args:
+        text: the referential caption.
+        mentions: one per cast name and per replaced stretch of the original, in order. Names replaced together share
+            their referential span; caption spans never overlap.
+        flag: the frame refers back, says the released code, whether or not anything was replaced; `storygpt_v`'s is
+            the released `ref_flag`. False under the policies of this library.
+        error: the exception the released code dies of on this story ("IndexError"). All its captions are unchanged.
+    """
 
     text: str
     mentions: tuple[Mention, ...]
+    flag: bool = False
+    error: str = ""
 
 
 def rewrite(
@@ -53,11 +77,18 @@ def rewrite(
 ) -> list[Rewritten]:
     """Replace repeated names in the captions of one story.
 
+    Nothing is stripped or tidied: outside the replacements, captions keep every byte, and `restore` undoes them.
+
     Args:
         captions: one per frame, in order.
-        characters: labels of each frame; cast names (or aliases) and any other labels.
-        cast: who has a name and which pronouns.
+        characters: labels of each frame; cast names (or aliases) and any other labels. The released policies take
+            them as they are given, aliases, order and case included.
+        cast: who has a name and which pronouns. If it holds all nine names of PororoSV, the released policies
+            follow their PororoSV rules, which read the captions only; else their FlintstonesSV rules.
         policy: one of `POLICIES`.
+
+    Returns:
+        One entry per frame. Stories that crash the released code come back unchanged, with `error` set.
 
     Raises:
         UsageError: for an unknown policy, or captions and characters of different lengths.
@@ -68,7 +99,7 @@ def rewrite(
         raise UsageError(f"{len(captions)} captions but {len(characters)} lists of characters; give one per frame")
     decisions = _POLICIES[policy](captions, characters, cast)
     return [
-        _apply(caption, find_mentions(caption, cast), decision.edits)
+        _apply(caption, find_mentions(caption, cast), decision)
         for caption, decision in zip(captions, decisions, strict=True)
     ]
 
@@ -92,25 +123,41 @@ def restore(text: str, mentions: Iterable[Mention | Mapping[str, Any]], caption:
     return "".join(parts) + text[done:]
 
 
-def _apply(caption: str, names: Sequence[tuple[str, int, int]], edits: Sequence[Edit]) -> Rewritten:
-    parts, done = [], 0
-    for edit in edits:
-        parts += [caption[done : edit.start], edit.text]
+def _apply(caption: str, names: Sequence[tuple[str, int, int]], decision: Decision) -> Rewritten:
+    """Carry out the edits, which are in order and do not overlap."""
+    text, mentions, done = "", list[Mention](), 0
+    for edit in decision.edits:
+        text += caption[done : edit.start]
+        ref_start, ref_end = len(text), len(text) + len(edit.text)
+        mentions += [Mention(*span, ref_start, ref_end) for span in _replaced(edit, names)]
+        text += edit.text
         done = edit.end
-    mentions = []
-    for index, (name, start, end) in enumerate(names):
-        shift = sum(len(edit.text) - (edit.end - edit.start) for edit in edits if edit.end <= start)
-        covering = next((edit for edit in edits if edit.start <= start < edit.end), None)
-        if covering is None:
+    for name, start, end in names:
+        if all(end <= edit.start or edit.end <= start for edit in decision.edits):
+            shift = sum(len(edit.text) - (edit.end - edit.start) for edit in decision.edits if edit.end <= start)
             mentions.append(Mention(name, start, end, start + shift, end + shift))
-        else:
-            is_last = index + 1 == len(names) or names[index + 1][1] >= covering.end
-            ref = covering.start + shift
-            end = covering.end if is_last else end  # the last name takes the "'s" along
-            mentions.append(Mention(name, start, end, ref, ref + len(covering.text)))
-    return Rewritten("".join(parts) + caption[done:], tuple(mentions))
+    mentions.sort(key=lambda mention: mention.start)
+    return Rewritten(text + caption[done:], tuple(mentions), decision.flag, decision.error)
 
 
-# A policy is one function from a story to the edits of each caption.
-_POLICIES: dict[str, Policy] = {"algorithm1": algorithm1, "grammatical": grammatical}
+def _replaced(edit: Edit, names: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """What an edit replaces, as (character, start, end): the whole names in it, together as wide as it, or itself.
+
+    A name that merely reaches into the edit is none any more.
+    """
+    inside = [span for span in names if edit.start <= span[1] and span[2] <= edit.end]
+    if not inside:
+        return [(edit.character, edit.start, edit.end)]
+    inside[0] = (inside[0][0], edit.start, inside[0][2])
+    inside[-1] = (*inside[-1][:2], edit.end)  # takes the "'s" along
+    return inside
+
+
+# A policy is one function from a story to what happens to each caption.
+_POLICIES: dict[str, Policy] = {
+    "algorithm1": algorithm1,
+    "grammatical": grammatical,
+    "story_ldm": story_ldm,
+    "storygpt_v": storygpt_v,
+}
 POLICIES: tuple[str, ...] = tuple(_POLICIES)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from openstory_hf.info import Character
 from openstory_hf.references.text import (
     Decision,
     Edit,
+    Token,
     canonical_labels,
     cased,
     is_conjunction,
@@ -22,20 +23,44 @@ def algorithm1(
     """Algorithm 1 to the letter: always nominative, "'s" left in place, ambiguity not looked at."""
     pronouns = {c.name: c.pronouns for c in reversed(cast)}
     carried: set[str] = set()
-    for caption, labels in zip(captions, characters, strict=True):
+    since = 0
+    for number, (caption, labels) in enumerate(zip(captions, characters, strict=True), start=1):
         tokens = tokenize(caption, cast)
-        present = {label for label in canonical_labels(labels, cast) if label in pronouns}
-        present = present or {token.text for token in tokens if token.kind == "name"}
-        edits = []
-        if not present <= carried:
-            carried = present
-        elif len(present) == 1:
-            spans = [(t.start, t.end, pronouns[t.text]) for t in tokens if t.kind == "name" and t.text in present]
-            edits = [Edit(start, end, cased(caption, start, pronoun)) for start, end, pronoun in spans]
-        elif present:
-            for first, last in name_groups(tokens):
-                names = [token.text for token in tokens[first : last + 1] if token.kind == "name"]
-                if sorted(names) == sorted(present) and is_conjunction(tokens, first, last):
-                    start = tokens[first].start
-                    edits.append(Edit(start, tokens[last].end, cased(caption, start, "they")))
-        yield Decision(edits)
+        labelled = {label for label in canonical_labels(labels, cast) if label in pronouns}
+        present = labelled or {token.text for token in tokens if token.kind == "name"}
+        people = f"{_listed(present)} ({'labels' if labelled else 'no label of the cast, so names in the caption'})"
+        if present <= carried:
+            about = f"characters: {people}; all among the carried ones, of frame {since}: {_listed(carried)}"
+            yield _rewritten(caption, tokens, present, pronouns, about)
+        else:
+            about = f"nothing changes; characters: {people}; new here: {_listed(present - carried)}"
+            carried, since = present, number
+            yield Decision(reasons=[about])
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "nobody"
+
+
+def _rewritten(
+    caption: str, tokens: Sequence[Token], present: set[str], pronouns: Mapping[str, str], about: str
+) -> Decision:
+    """The decision on a caption whose characters are all among the carried ones."""
+    edits, reasons = [], [about]
+    # One character: every occurrence of the name. More: every list that names them all.
+    runs = name_groups(tokens) if len(present) > 1 else ((i, i) for i, t in enumerate(tokens) if t.kind == "name")
+    for first, last in runs:
+        names = sorted(token.text for token in tokens[first : last + 1] if token.kind == "name")
+        start, end = tokens[first].start, tokens[last].end
+        text = caption[start:end]
+        if names != sorted(present):
+            reasons.append(f"{text} stays: not the characters of this frame, {_listed(present)}")
+        elif last > first and not is_conjunction(tokens, first, last):
+            reasons.append(f'{text} stays: no plain list like "A, B and C"')
+        else:
+            pronoun = cased(caption, start, "they" if last > first else pronouns[names[0]])
+            edits.append(Edit(start, end, pronoun))
+            reasons.append(
+                f"{text} -> {pronoun}: always nominative; {'all' if last > first else 'the only one'} of them"
+            )
+    return Decision(edits, reasons)

@@ -1,7 +1,12 @@
 """Policy `grammatical`: Algorithm 1's decision about antecedents, written as English.
 
 The right case, agreement left intact, and the name kept wherever a reader could take the pronoun for somebody else. It
-knows word lists, not grammar, so a position that no rule recognises keeps its name. The rules are for English.
+knows word lists, not grammar, so a position that no rule recognises keeps its name: precision before recall. Verbs are
+never touched, hence a singular "they" only stands where the verb agrees with both ("walked"). The rules are for
+English.
+
+A frame is rewritten when everybody it speaks of, cast or not, was already there in the frame that holds the
+antecedents; otherwise it becomes that frame itself. Somebody whom a new frame only calls "he" stays an antecedent.
 """
 
 from __future__ import annotations
@@ -32,26 +37,28 @@ _FORMS = {  # nominative, objective, possessive
     "he": ("he", "him", "his"),
     "she": ("she", "her", "her"),
     "it": ("it", "it", "its"),
-    "they": ("they", "them", "their"),
+    "they": ("they", "them", "their", "of them"),  # "both Fred and Wilma" -> "both of them"
 }
-_SUBJECT, _OBJECT, _POSSESSIVE = range(3)
+_SUBJECT, _OBJECT, _POSSESSIVE, _AFTER_BOTH = range(4)
+_ROLES = ("subject", "object", "possessive", 'list after "both"')
 _PRONOUN_WORDS = {form: key for key, forms in _FORMS.items() for form in (*forms, forms[1] + "self")}
+_PRONOUN_WORDS |= {"themselves": "they", "hers": "she", "theirs": "they"}
 
 # People and animals without a name, by the pronoun that would point at them; "any": it could be he, she or it.
 _PERSON_NOUNS = {
-    "he": """boy brother butler cowboy bellboy dad daddy father gentleman grandfather grandpa groom guy husband king
-        male man nephew prince son uncle waiter wizard""",
-    "she": """actress aunt bride daughter female girl grandma grandmother granny hostess lady maid mama mom mommy
-        mother mum niece princess queen sister stewardess waitress wife witch woman""",
+    "he": """brother butler dad daddy father gentleman grandfather grandpa groom guy husband king
+        male nephew prince son uncle waiter wizard""",
+    "she": """actress aunt bride daughter female grandma grandmother granny hostess lady maid mama mom mommy
+        mother mum niece princess queen sister stewardess waitress wife witch""",
     "any": """accountant actor admiral alien alligator animal announcer anybody anyone ape artist assistant attendant
         baby baker barber bartender batter bear beautician bird boss boxer buffalo bull butcher captain cashier cat
         character chef chicken child clerk conductor cop cow creature criminal crocodile crook customer dancer dentist
         detective dinosaur director doctor dog donkey dragon driver elephant everybody everyone farmer fox friend frog
-        gangster general ghost giant giraffe goat goose gorilla guard guest hare hen hippo horse host hunter hyena
-        infant janitor journalist judge kangaroo kid kitten lamb lawyer leopard lifeguard lion lizard lobster mammoth
-        manager martian member monkey monster mouse musician neighbor neighbour newsreader nurse octopus officer
-        operator opponent owl owner painter parrot passenger patient performer person pet photographer pianist pig
-        pilot pirate pitcher player police professor puppy rabbit rat reader receptionist referee reporter rhino
+        gangster general ghost giant giraffe goat goose gorilla guard guest hare hen hippo horse host human hunter
+        hyena infant janitor journalist judge kangaroo kid kitten lamb lawyer leopard lifeguard lion lizard lobster
+        mammoth manager martian member monkey monster mouse musician neighbor neighbour newsreader nurse octopus
+        officer operator opponent owl owner painter parrot passenger patient performer person pet photographer pianist
+        pig pilot pirate pitcher player police professor puppy rabbit rat reader receptionist referee reporter rhino
         robber robot scientist secretary shark sheep sheriff shopkeeper singer snake soldier somebody someone speaker
         spider squirrel stranger student tailor teacher thief tiger toddler tortoise turtle whale winner wolf worker
         wrestler writer zebra""",
@@ -88,9 +95,10 @@ _PLURAL = words("are aren't do don't have haven't were weren't")
 _CLAUSE_VERBS = words("believe feel felt hear heard hope knew know notice said saw say see think thought")
 _GIVING = words("ask bring brought gave give hand show showed taught teach tell threw throw told")
 _NOT_VERBS = words(  # in spite of their "s"
-    """across afterwards always as backwards besides downstairs downwards forwards hers his indoors inwards its less
-    onwards ours outdoors outwards perhaps plus sideways sometimes theirs this thus towards unless upstairs upwards
-    versus whereas yes"""
+    """across afterwards always arms as backwards besides boots clothes downstairs downwards eyes feet fingers
+    forwards friends glasses gloves hats hers his indoors inwards its legs less lips onwards ours outdoors outwards
+    pajamas pants parents perhaps plus shoes shorts sideways sometimes teeth theirs this thus towards trousers unless
+    upstairs upwards versus whereas words yes"""
 )
 _NOT_PARTICIPLES = words(  # in spite of their "ing"
     """building bowling ceiling clothing dining drawing earring evening fishing king living meeting morning painting
@@ -108,6 +116,12 @@ _PREPOSITIONS = words(
     """about above across after against alongside around at before behind below beneath beside besides between by
     facing for from in inside into like near on onto past through to toward towards under underneath with without"""
 )
+_PLACE_NOUNS = words(  # they can end an opening without a comma: "In the room Fred talks"
+    """background backyard bathroom bed bedroom building car cave chair city classroom corner couch desert desk
+    doorway field foreground forest front garage garden hall hallway hospital house jungle kitchen lawn living lobby
+    office park pool porch restaurant road room school scene shop sofa stage store street table tent town tree yard
+    zoo"""
+)
 _OF = words("afraid ahead because front instead left out picture pictures right side top")  # not "the face of him"
 _ENDERS = frozenset(".!?…;")
 # What follows "Fred's" when that is short for "Fred is" or "Fred has".
@@ -117,6 +131,7 @@ _AFTER_IS = words(
 _FUNCTION_WORDS = (  # may stand capitalised without being anybody's name
     frozenset(_PRONOUN_WORDS).union(_ADVERBS, _PLACES, _DETERMINERS, _SUBORDINATORS, _PREPOSITIONS, _SINGULAR, _PLURAL)
     | words("all and both each every everything i it's my no not nothing of one or our that's these those tv we you")
+    | words("dust fire fog food hail light lightning lava mud music rain smoke snow steam thunder water wind")
 )
 
 
@@ -152,13 +167,22 @@ def _is_finite(word: str, plural: bool) -> bool:
     return word in _SINGULAR or (re.search(r"\w[^\Wsu]s$", word) is not None and word not in _NOT_VERBS)
 
 
+def _is_noun(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a word in "s" is no verb because the verb follows: "Fred glasses are red", "Fred hands look red"."""
+    word, following = tokens[index].word, token_at(tokens, index + 1).word
+    if word in _SINGULAR or not word.endswith("s"):
+        return False
+    is_known = word not in ("faces", "hands") and _is_form_of(word, _VERBS)
+    return following in _SINGULAR or following in _PLURAL or (not is_known and _is_finite(following, True))
+
+
 def _person_noun(word: str) -> str | None:
     """The pronoun key of a person noun, or None."""
     if word in _PEOPLE:
         return _PEOPLE[word]
-    if word.endswith("man"):
-        return "she" if word.endswith("woman") else "he"
-    plural = word.endswith("men") or not _PEOPLE.keys().isdisjoint(_bases(word, "s es ves:f"))
+    if word.endswith(("man", "boy", "woman", "girl")):
+        return "she" if word.endswith(("woman", "girl")) else "he"
+    plural = word.endswith(("men", "boys", "girls")) or not _PEOPLE.keys().isdisjoint(_bases(word, "s es ves:f"))
     return "they" if plural else None
 
 
@@ -202,7 +226,18 @@ def _opens_subject(tokens: Sequence[Token], first: int) -> bool:
         return token_at(tokens, index).kind != "name"
     if word == ".":
         return token_at(tokens, index - 1).word not in TITLES
+    if word in _PLACE_NOUNS and _ends_opening(tokens, index):
+        return True
     return word in _SUBORDINATORS or word in _ENDERS or _is_form_of(word, _CLAUSE_VERBS)
+
+
+def _ends_opening(tokens: Sequence[Token], last: int) -> bool:
+    """Whether the words up to token `last` are a place that opens a sentence, of at most five words: "In the room"."""
+    first = last
+    while token_at(tokens, first - 1).kind == "word":
+        first -= 1
+    opens = token_at(tokens, first - 1).word in _ENDERS and tokens[first].word in _PREPOSITIONS
+    return opens and 2 <= last - first < 5 and tokens[first + 1].word in _DETERMINERS
 
 
 def _may_end_object(tokens: Sequence[Token], after: int, verb: str) -> bool:
@@ -253,6 +288,8 @@ def _role(tokens: Sequence[Token], first: int, last: int, key: str) -> int | Non
     """
     several = last > first
     before, after = token_at(tokens, first - 1).word, last + 1
+    if several and not is_conjunction(tokens, first, last):
+        return None
     if token_at(tokens, after).word in ("'s", "'", "'d", "'ll"):
         role = _suffixed_role(tokens, first, after)
         return None if role == _SUBJECT and key == "they" else role
@@ -261,7 +298,10 @@ def _role(tokens: Sequence[Token], first: int, last: int, key: str) -> int | Non
     while _is_adverb(token_at(tokens, verb).word):
         verb += 1
     agrees = all(_is_finite(token_at(tokens, verb).word, plural) for plural in {several, key == "they"})
-    if agrees and _opens_subject(tokens, first):
+    if several and before == "both":
+        goes_on = last == first + 2 and (agrees or _may_end_object(tokens, after, ""))
+        return _AFTER_BOTH if goes_on else None
+    if agrees and not _is_noun(tokens, verb) and _opens_subject(tokens, first):
         return _SUBJECT
     if _is_finite(token_at(tokens, after).word, several):
         return None
@@ -280,11 +320,14 @@ def _quoted(caption: str, position: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A run of names: the characters, their pronoun set, and the case a pronoun would take (None: unsure)."""
+    """Tokens first..last, a run of names: the characters, their pronoun set, and its case (None: unsure)."""
 
     names: tuple[str, ...]
+    first: int
+    last: int
     start: int
     end: int
+    sentence: int
     clause: int
     key: str
     role: int | None
@@ -292,21 +335,20 @@ class _Candidate:
 
 def _candidates(tokens: Sequence[Token], keys: Mapping[str, str]) -> Iterator[_Candidate]:
     # A clause ends at a full stop and before "while", "as", ...
+    sentences = list(accumulate(token.word in _ENDERS for token in tokens))
     clauses = list(accumulate(token.word in _ENDERS or token.word in _SUBORDINATORS for token in tokens))
     for first, last in name_groups(tokens):
         names = tuple(token.text for token in tokens[first : last + 1] if token.kind == "name")
         key = "they" if last > first else keys[names[0]]
         role = _role(tokens, first, last, key)
-        if last > first and not is_conjunction(tokens, first, last):
-            role = None
         end = tokens[last + (role == _POSSESSIVE)].end  # the "'s" goes with the name
-        yield _Candidate(names, tokens[first].start, end, clauses[first], key, role)
+        start = tokens[first].start
+        yield _Candidate(names, first, last, start, end, sentences[first], clauses[first], key, role)
 
 
-def _grammatical_edits(caption: str, tokens: Sequence[Token], keys: Mapping[str, str]) -> list[Edit]:
-    """Replacements in one caption; `keys` has everybody in the antecedent set, with pronoun keys."""
+def _rewritten(caption: str, tokens: Sequence[Token], keys: Mapping[str, str], about: str) -> Decision:
+    """The decision on a caption; `keys` has everybody in the antecedent set, with pronoun keys."""
     candidates = list(_candidates(tokens, keys))
-    rivals = Counter(keys.values())
     # "He talks to Fred": the pronouns already there, by where the first of each set stands.
     heads = [(token.word.split("'")[0], token.start) for token in reversed(tokens)]  # "he's" is a "he"
     taken = {_PRONOUN_WORDS[word]: start for word, start in heads if word in _PRONOUN_WORDS}
@@ -314,21 +356,68 @@ def _grammatical_edits(caption: str, tokens: Sequence[Token], keys: Mapping[str,
     named = Counter((c.clause, name) for c in candidates if c.role != _POSSESSIVE for name in c.names)
     unsure = {(c.clause, name) for c in candidates if c.role in (_OBJECT, None) for name in c.names}
     first_start = {token.text: token.start for token in reversed(tokens) if token.kind == "name"}
-    edits = []
-    for c in candidates:
-        if c.role is None or _quoted(caption, c.start):
-            continue
+    first_thing = next((token.start for token in tokens if token.word in _DETERMINERS), len(caption))
+
+    kept: set[tuple[int, str]] = set()  # names that stay, with their sentence
+
+    def objection(c: _Candidate) -> str:
+        """Why the names stay; empty if nothing is against a pronoun."""
+        if _quoted(caption, c.start):
+            return "it may be quoted speech"
+        if c.role is None:
+            before, after = (token_at(tokens, index).text for index in (c.first - 1, c.last + 1))
+            agrees = c.key != "they" or len(c.names) > 1 or not _is_finite(after, False)
+            return f"no rule for this place, {before} _ {after}" if agrees else f'"they" does not agree with "{after}"'
         if c.key == "they":
-            unambiguous = sorted(c.names) == sorted(keys)
-        elif c.key == "it" and not (c.role == _SUBJECT and starts_sentence(caption, c.start)):
-            unambiguous = False  # anything named before could be "it"
+            if sorted(c.names) != sorted(keys):
+                return f'"they" would be everybody: {_people(keys)}'
+        elif c.key == "it" and first_thing < c.start:
+            return '"it" could be a thing named before'
+        elif rivals := [name for name, key in keys.items() if key in (c.key, "any") and name not in c.names]:
+            return f'"{c.key}" could also be {" or ".join(rivals)}'
+        if any(named[c.clause, name] > 1 and (c.clause, name) in unsure for name in c.names):
+            return "named twice in one clause"
+        if taken.get(c.key, c.start) < min(first_start[name] for name in c.names):
+            return f'a "{c.key}" of the caption itself comes first'
+        if len(c.names) == 1 and (c.sentence, c.names[0]) in kept:  # "He smiles and Fred and Wilma leave"
+            return "the name stays later in the sentence, so a pronoun here would be somebody else"
+        return ""
+
+    edits, reasons = [], []
+    for c in reversed(candidates):
+        stays = objection(c)
+        text = caption[c.start : c.end]
+        if stays or c.role is None:
+            kept.update((c.sentence, who) for who in c.names)
+            reasons.append(f"{text} stays: {stays}")
         else:
-            unambiguous = rivals[c.key] == 1 and not rivals["any"]
-        twice = any(named[c.clause, name] > 1 and (c.clause, name) in unsure for name in c.names)
-        taken_before = taken.get(c.key, c.start) < min(first_start[name] for name in c.names)
-        if unambiguous and not twice and not taken_before:
             edits.append(Edit(c.start, c.end, cased(caption, c.start, _FORMS[c.key][c.role])))
-    return edits
+            why = "all the antecedents" if c.key == "they" else f'the only "{c.key}" among the antecedents'
+            reasons.append(f"{text} -> {edits[-1].text}: {_ROLES[c.role]}; {why}")
+    return Decision(edits[::-1], [about, *reversed(reasons)])
+
+
+def _people(keys: Mapping[str, str]) -> str:
+    shown = {"any": "he, she or it"}
+    return ", ".join(f"{name} ({shown.get(key, key)})" for name, key in keys.items()) or "nobody"
+
+
+def _referred_back(tokens: Sequence[Token], keys: Mapping[str, str], carried: Mapping[str, str]) -> dict[str, str]:
+    """Those of the antecedents that a caption's own "he", "she" or "they" points at, for want of somebody in it."""
+    found: dict[str, str] = {}
+    before: list[str] = []  # keys of the people spoken of so far
+    for token in tokens:
+        word = token.word.split("'")[0]
+        key = _PRONOUN_WORDS.get(word, "it")
+        if token.kind == "name":
+            before.append(keys[token.text])
+        elif word in keys:
+            before.append(keys[word])
+        elif key == "they" and len(before) < 2 and not {"they", "any"} & set(before):
+            found |= carried
+        elif key in ("he", "she") and not {key, "any"} & set(before):
+            found |= {name: pronouns for name, pronouns in carried.items() if pronouns in (key, "any")}
+    return found
 
 
 def grammatical(
@@ -337,13 +426,18 @@ def grammatical(
     """Algorithm 1's antecedents, with everybody a caption speaks of, and only replacements that read as English."""
     pronouns: dict[str, str] = {c.name: c.pronouns for c in reversed(cast)}
     carried: dict[str, str] = {}
-    for caption, labels in zip(captions, characters, strict=True):
+    since = 0
+    for number, (caption, labels) in enumerate(zip(captions, characters, strict=True), start=1):
         tokens = tokenize(caption, cast)
         present = _strangers(caption, tokens)
         present |= {label: pronouns.get(label) or _label_key(label) for label in canonical_labels(labels, cast)}
         present |= {token.text: pronouns[token.text] for token in tokens if token.kind == "name"}
         if present.keys() <= carried.keys():
-            yield Decision(_grammatical_edits(caption, tokens, carried))
+            about = f"speaks of {_people(present)}; antecedents, of frame {since}: {_people(carried)}"
+            yield _rewritten(caption, tokens, carried, about)
         else:
-            carried = present
-            yield Decision()
+            new = ", ".join(name for name in present if name not in carried)
+            back = _referred_back(tokens, present, carried)
+            carried, since = back | present, number
+            about = f"nothing changes; new here: {new}; antecedents from now on: {_people(carried)}"
+            yield Decision(reasons=[about])

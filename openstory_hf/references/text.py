@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from openstory_hf.info import Character
 
 
 class Edit(NamedTuple):
-    """Characters [start, end) of a caption become `text`; starts and ends at, or just after, whole names."""
+    """Characters [start, end) of a caption become `text`, which stands for `character`.
+
+    `character` matters only where the stretch holds no whole cast name ("Dinosaur"); else those names count.
+    """
 
     start: int
     end: int
     text: str
+    character: str = ""
 
 
 class Decision(NamedTuple):
-    """What a policy does to one caption, and why: a reason for the frame, and one for every name it looked at."""
+    """What a policy does to one caption, and why: a reason for the frame, and one for every name it looked at.
+
+    `flag`: the frame is said to refer back, edits or not. `error`: what the released code raises for this story.
+    """
 
     edits: Sequence[Edit] = ()
     reasons: Sequence[str] = ()
+    flag: bool = False
+    error: str = ""
 
 
 Policy = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Character]], Iterator[Decision]]
@@ -37,26 +47,42 @@ TITLES = words("mr mrs ms dr st")  # their dot ends no sentence
 _IN_WORD = r"\w\u0300-\u036f"  # combining accents belong to the letter before them
 
 
+# Given names that are also words of their own: only a capital makes them a name ("May may rest").
+_ALSO_WORDS = words(
+    """amber angel april art ash august autumn bill bob buck bud buddy carol chase chip chuck cliff coral crystal
+    daisy dale dawn dean dot drew earl eve faith fern flora frank gene ginger glen grace grant guy hazel heather holly
+    honey hope hunter iris ivy jack jade jay jean june joy king lance lily mark mason may melody miles misty olive pat
+    patience pearl penny pepper poppy prince queen ray red rich rob robin rocky rose ruby rusty sandy sky star stormy
+    summer sunny tanner victor violet wade ward will willow winter woody"""
+)
+
+
 def _spelling(name: str) -> str:
     """A pattern for one name: any run of blanks between its words, an optional dot after a title."""
+    if name.lower() in _ALSO_WORDS:
+        return f"(?-i:{name[0].upper()}){name[1:]}"
     words = [word.rstrip(".") if word.lower().rstrip(".") in TITLES else word for word in name.split()]
     return r"\s+".join(re.escape(word) + (r"\.?" if word.lower() in TITLES else "") for word in words)
+
+
+@lru_cache(maxsize=64)
+def _matcher(cast: tuple[Character, ...]) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """A pattern for all names of a cast, and whose name each of its groups is."""
+    spellings = [(alias, c.name) for c in cast for alias in (c.name, *c.aliases) if alias.strip()]
+    spellings.sort(key=lambda pair: -len(pair[0]))
+    options = "|".join(f"({_spelling(alias)})" for alias, _ in spellings) or "(?!)"
+    pattern = rf"(?<![{_IN_WORD}])(?<![{_IN_WORD}][-‑'’])(?:{options})(?![{_IN_WORD}])(?![-‑]\w)"
+    return re.compile(pattern, re.IGNORECASE), tuple(name for _, name in spellings)
 
 
 def find_mentions(caption: str, cast: Sequence[Character]) -> list[tuple[str, int, int]]:
     """Cast names in a caption, in order, as (canonical name, start, end); half-open character offsets.
 
     Names and aliases match as whole words without regard to case, the longest first; never inside a longer or a
-    hyphenated word.
+    hyphenated word. Names that are also common words ("May", "Will", "Rose") must start with a capital.
     """
-    spellings = [(alias, c.name) for c in cast for alias in (c.name, *c.aliases) if alias.strip()]
-    if not spellings:
-        return []
-    spellings.sort(key=lambda pair: -len(pair[0]))
-    options = "|".join(f"({_spelling(alias)})" for alias, _ in spellings)
-    pattern = rf"(?<![{_IN_WORD}])(?<![{_IN_WORD}][-‑'’])(?:{options})(?![{_IN_WORD}])(?![-‑]\w)"
-    found = re.finditer(pattern, caption, re.IGNORECASE)
-    return [(spellings[(match.lastindex or 1) - 1][1], *match.span()) for match in found]
+    pattern, owners = _matcher(tuple(cast))
+    return [(owners[(match.lastindex or 1) - 1], *match.span()) for match in pattern.finditer(caption)]
 
 
 class Token(NamedTuple):
@@ -117,9 +143,9 @@ def name_groups(tokens: Sequence[Token]) -> Iterator[tuple[int, int]]:
 
 
 def is_conjunction(tokens: Sequence[Token], first: int, last: int) -> bool:
-    """Whether the run reads "A and B", "A, B and C" or "A, B, and C"."""
+    """Whether the run reads "A and B", "A, B and C", "A, B, and C" or "A and B and C"."""
     shape = " ".join("A" if token.kind == "name" else token.text for token in tokens[first : last + 1])
-    return re.fullmatch(r"A( , A)*( and| &| , and(?<=A , A , and)) A", shape) is not None
+    return re.fullmatch(r"A( , A)*( and| &| , and(?<=A , A , and)) A|A( and A)+", shape) is not None
 
 
 def starts_sentence(caption: str, position: int) -> bool:
