@@ -117,6 +117,7 @@ class Release:
         self.episodes = self.list_episodes()
 
     def pickled(self, name: str) -> dict:
+        """An optional pickled dictionary of lists and arrays."""
         return self.raw.pickle(name, NUMPY_GLOBALS) if name and self.raw.exists(name) else {}
 
     def list_episodes(self) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def build_shard(plan: Plan, shard: Shard, out: Path, progress: Progress | None =
         for table in tables(plan.builder.INFO)
     }
     result = ShardResult(name=shard.name, split=shard.split, files={}, tally=Tally())
+    quarantine = _Quarantine(result.rejects)
     for unit in shard.units:
-        _build_unit(plan, unit, writers, result, progress)
+        _build_unit(plan, unit, writers, result.tally, quarantine, progress)
     if not result.tally.balanced():
         raise BuildError(f"shard {shard.name}: seen records are not all accounted for: {result.tally}. This is a bug")
     for table, writer in writers.items():
@@ -83,19 +85,20 @@ def build_shard(plan: Plan, shard: Shard, out: Path, progress: Progress | None =
         facts = {"rows": writer.rows, "row_groups": writer.row_groups, **file_facts(writer.path)}
         result.files[final.relative_to(out).as_posix()] = facts
         publish(writer.path, final)
-    write_whole(work / f"{shard.name}.json", json.dumps({"plan": plan.fingerprint(), **asdict(result)}))
+    write_whole(work / f"{shard.name}.json", json.dumps({"plan": plan.fingerprint, **asdict(result)}))
     return result
 
 
-def _build_unit(
-    plan: Plan, unit: Unit, writers: Mapping[str, TableWriter], result: ShardResult, progress: Progress | None
-) -> None:
-    in_a_row = 0
+@dataclass
+class _Quarantine:
+    """The records a shard leaves out, until too many fail one after another."""
 
-    def quarantine(reject: Reject) -> None:
-        nonlocal in_a_row
-        in_a_row += 1
-        result.rejects.append(
+    lines: list[dict[str, Any]]
+    in_a_row: int = 0
+
+    def add(self, unit: Unit, reject: Reject) -> None:
+        self.in_a_row += 1
+        self.lines.append(
             {
                 "split": unit.split,
                 "unit": unit.unit_id,
@@ -105,20 +108,28 @@ def _build_unit(
                 "stories": list(reject.stories),
             }
         )
-        if in_a_row > MAX_CONSECUTIVE_REJECTS:
+        if self.in_a_row > MAX_CONSECUTIVE_REJECTS:
             raise BuildError(
                 f"more than {MAX_CONSECUTIVE_REJECTS} bad records in a row, the last: {reject}\n"
                 "So many failures mean a damaged or different release rather than bad records"
             )
 
-    on_reject = quarantine if plan.on_error == "quarantine" else stop_at
-    before = result.tally.frames_written + result.tally.frames_rejected
+
+def _build_unit(
+    plan: Plan,
+    unit: Unit,
+    writers: Mapping[str, TableWriter],
+    tally: Tally,
+    quarantine: _Quarantine,
+    progress: Progress | None,
+) -> None:
+    on_reject = partial(quarantine.add, unit) if plan.on_error == "quarantine" else stop_at
+    before = tally.frames_written + tally.frames_rejected
     reported = 0
-    made = rows(plan.builder, plan.raw, unit, policy=plan.policy, on_reject=on_reject, tally=result.tally)
-    for table, row in made:
-        in_a_row = 0
+    for table, row in rows(plan.builder, plan.raw, unit, policy=plan.policy, on_reject=on_reject, tally=tally):
+        quarantine.in_a_row = 0
         writers[table].add(row)
-        finished = min(unit.records, result.tally.frames_written + result.tally.frames_rejected - before)
+        finished = min(unit.records, tally.frames_written + tally.frames_rejected - before)
         if progress and unit.records > 1 and finished > reported:
             progress(unit.split, finished - reported)
             reported = finished
@@ -225,7 +236,7 @@ def make_manifest(plan: Plan, results: Sequence[ShardResult]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "openstory_hf": __version__,
-        "plan": plan.fingerprint(),
+        "plan": plan.fingerprint,
         "dataset": dataset_name(plan.builder),
         "title": info.title,
         "raw_fingerprint": plan.raw_fingerprint,
@@ -258,8 +269,8 @@ def _run(
     relaying.start()
     workers = min(num_proc, len(shards))
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(ticks,)) as pool:
-            futures = [pool.submit(_build_in_worker, plan, shard, out) for shard in shards]
+        with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticks)) as pool:
+            futures = [pool.submit(_build_in_worker, shard) for shard in shards]
             try:
                 for future in as_completed(futures):
                     yield future.result()
@@ -276,20 +287,25 @@ def _run(
         relaying.join()
 
 
-_ticks: Any = None
+_task: tuple[Plan, Path, Any]  # of a worker process: sent once, so that the release's index is read once
 
 
-def _start_worker(ticks: Any) -> None:
-    """Remember where to report, and end with the parent: a worker must not outlive a killed build."""
-    global _ticks
-    _ticks = ticks
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+def _start_worker(plan: Plan, out: Path, ticks: Any) -> None:
+    """Remember the task, and end with the parent: a worker must not outlive a killed build."""
+    global _task
+    _task = plan, out, ticks
+
+    def end_with_parent() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _build_in_worker(plan: Plan, shard: Shard, out: Path) -> ShardResult:
-    return build_shard(plan, shard, out, lambda split, number: _ticks.put((split, number)))
+def _build_in_worker(shard: Shard) -> ShardResult:
+    plan, out, ticks = _task
+    return build_shard(plan, shard, out, lambda split, number: ticks.put((split, number)))
 
 
 def _work_folder(out: Path) -> Path:
@@ -308,24 +324,25 @@ def _claimed(out: Path, plan: Plan) -> Iterator[Path]:
     strangers = sorted(entry.name for entry in out.iterdir() if entry.name != work.name)
     if strangers and not work.is_dir():
         raise BuildError(
-            f"{out} is not empty ({', '.join(strangers[:3])}) and does not hold an unfinished build. Choose another --out"
+            f"{out} is not empty ({', '.join(strangers[:3])}) and does not hold an unfinished build. "
+            "Choose another --out"
         )
     work.mkdir(exist_ok=True)
     lock = FileLock(work / "lock")  # released by the system when the process dies, however it dies
     try:
-        lock.acquire(timeout=0)
+        claim = lock.acquire(timeout=0)
     except Timeout:
         raise BuildError(f"another build is writing to {out}. Wait for it, or choose another --out") from None
-    with lock:
+    with claim:
         begun = work / "plan"
-        if begun.exists() and begun.read_text() != plan.fingerprint():
+        if begun.exists() and begun.read_text() != plan.fingerprint:
             raise BuildError(
                 f"{out} holds an unfinished build of other inputs (release, options or tool version changed). "
                 "Remove the folder, or choose another --out"
             )
-        for leftover in work.glob("*tmp-*"):
+        for leftover in [*work.glob("*tmp-*"), *out.glob("*.tmp-*")]:
             leftover.unlink()
-        write_whole(begun, plan.fingerprint())
+        write_whole(begun, plan.fingerprint)
         yield work
 
 
@@ -333,17 +350,25 @@ def _finished(out: Path, plan: Plan) -> dict[str, Any] | None:
     """The manifest if `out` already holds exactly this build.
 
     Raises:
-        BuildError: if it holds another one, or files are missing.
+        BuildError: if it holds another one, left out records at which this one must stop, or misses files.
     """
     if _work_folder(out).is_dir() or not (out / MANIFEST).is_file():
         return None
-    manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    if manifest.get("plan") != plan.fingerprint():
+    try:
+        manifest: dict[str, Any] = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # nothing of ours
+    if not isinstance(manifest, dict) or manifest.get("plan") != plan.fingerprint:
         raise BuildError(f"{out} holds a build of other inputs. Remove the folder, or choose another --out")
-    for file, facts in manifest["files"].items():
+    for file, facts in {**manifest["files"], REJECTS: {}, card.README: {}}.items():
         path = out / file
-        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+        if not path.is_file() or path.stat().st_size != facts.get("bytes", path.stat().st_size):
             raise BuildError(f"{path} is missing or damaged. Remove the folder and build again")
+    if plan.on_error == "raise" and (out / REJECTS).stat().st_size:
+        raise BuildError(
+            f"{out} holds a finished build that left bad records out, see {out / REJECTS}. Keep it with --on-error "
+            "quarantine, or remove the folder to build again and stop at the first of them"
+        )
     return manifest
 
 
@@ -353,7 +378,7 @@ def _resumed(plan: Plan, shard: Shard, out: Path) -> ShardResult | None:
     if not path.is_file():
         return None
     facts = json.loads(path.read_text(encoding="utf-8"))
-    if facts.pop("plan") != plan.fingerprint():
+    if facts.pop("plan") != plan.fingerprint:
         return None
     for file, expected in facts["files"].items():
         found = out / file

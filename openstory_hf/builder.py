@@ -117,9 +117,7 @@ class StoryBuilder(datasets.GeneratorBasedBuilder):
         options = chosen_options(self.INFO, self.config.options or {})
         units = {split: list_units(type(self), raw, split, options) for split in self.INFO.splits}
         return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"units": found})
-            for split, found in units.items()
-            if found
+            datasets.SplitGenerator(name=split, gen_kwargs={"units": found}) for split, found in units.items() if found
         ]
 
     def _generate_examples(self, units: list[Unit]) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -134,8 +134,9 @@ def render(info: Info, manifest: Mapping[str, Any], rejects: Iterable[Mapping[st
             if info.frames_table
             else ""
         ),
-        masks_note="Masks are COCO compressed run lengths (`size` is [height, width], `counts` ASCII text, column-major): "
-        "`pycocotools.mask.decode(segmentation)` gives the pixels. Boxes and masks are in pixels of the stored picture.",
+        masks_note="Masks are COCO compressed run lengths (`size` is [height, width], `counts` ASCII text, "
+        "column-major): `pycocotools.mask.decode(segmentation)` gives the pixels. Boxes and masks are in pixels of "
+        "the stored picture.",
         policy=manifest["referential_text"]["policy"],
         rules=manifest["referential_text"]["rules_version"],
         tool=manifest["openstory_hf"],

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import load_dataset_builder
 from tqdm import tqdm
 
 from openstory_hf import card, masks, pictures
-from openstory_hf.build import REJECTS
+from openstory_hf.build import MANIFEST, REJECTS
 from openstory_hf.load import BuiltFolder
 from openstory_hf.references import restore
 from openstory_hf.schema import TABLES
@@ -23,6 +25,8 @@ ROW_GROUP_MAX = 256 << 20
 
 _ROUNDING = 1e-3  # boxes are stored as float32
 
+_NULLABLE = {"timestamps[]", "timestamp", "bbox", "segmentation", "score"}
+
 
 def check(path: str | Path, *, quiet: bool = True) -> list[str]:
     """Verify a built folder and return the problems found, each with file and record; an empty list means none.
@@ -30,57 +34,59 @@ def check(path: str | Path, *, quiet: bool = True) -> list[str]:
     Checks: hashes and sizes against the manifest; columns and feature metadata; row groups below the viewer's limit;
     unique ids over all splits; parallel lists; mentions inside their texts and exact when names are put back; every
     picture decodes; every mask has its picture's size and every box lies inside it; the counts add up and agree with
-    the manifest; the README's configs are those of the files; nothing executable is in the folder.
+    the manifest; the README's configs are those of the files; nothing executable and no stray shard is in the folder.
+    The rows of a file whose hash differs are not looked at: whatever they hold, it is not what was built.
 
     Raises:
         OutputError: if the folder has no readable manifest of this schema version.
     """
     folder = BuiltFolder(str(path))
     root = Path(path)
-    problems = [f"{file.name}: executable files have no place in a dataset" for file in root.rglob("*.py")]
+    executable = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    problems = [f"{file}: executable files have no place in a dataset" for file in executable]
     problems += _check_counts(folder.manifest, root)
     problems += _check_card(folder.manifest, root)
     seen: dict[str, set[str]] = {table: set() for table in TABLES}
     files = folder.manifest["files"]
-    with tqdm(
-        total=sum(facts["rows"] for facts in files.values()), unit="row", disable=None if not quiet else True
-    ) as bar:
+    strays = {path.relative_to(root).as_posix() for path in root.rglob("*.parquet")} - set(files)
+    problems += [f"{file}: not in {MANIFEST}, yet it would be read. Remove it" for file in sorted(strays)]
+    total = sum(facts["rows"] for facts in files.values())
+    with tqdm(total=total, unit="row", disable=None if not quiet else True) as bar:
         for file, facts in files.items():
-            problems += _check_file(root / file, file, facts)
-            table = file.partition("/")[0]
-            if not (root / file).is_file():
-                continue
-            for row in _rows(root / file):
-                problems += [f"{file}: {problem}" for problem in _check_row(table, row, seen[table])]
-                bar.update()
+            try:
+                for problem in _check_file(root / file, facts, seen, bar):
+                    problems.append(f"{file}: {problem}")
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                problems.append(f"{file}: the file cannot be read: {error}. Build again")
     return problems
 
 
-def _check_file(path: Path, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
+def _check_file(path: Path, facts: Mapping[str, Any], seen: Mapping[str, set[str]], bar: tqdm[Any]) -> Iterator[str]:
     if not path.is_file():
-        yield f"{file}: the file is missing. Build again"
+        yield "the file is missing. Build again"
         return
     found = file_facts(path)
     if found != {key: facts[key] for key in found}:
-        yield f"{file}: size or SHA-256 differ from the manifest. The file was changed or damaged; build again"
+        yield "size or SHA-256 differ from the manifest. The file was changed or damaged; build again"
+        return
+    table = path.parent.name
     with pq.ParquetFile(path) as parquet:
-        expected = TABLES[file.partition("/")[0]].arrow_schema
+        expected = TABLES[table].arrow_schema
         if not parquet.schema_arrow.equals(expected, check_metadata=False):
-            yield f"{file}: the columns are not those of the schema"
+            yield "the columns are not those of the schema"
+            return
         if (parquet.schema_arrow.metadata or {}).get(b"huggingface") != expected.metadata[b"huggingface"]:
-            yield f"{file}: the Hugging Face features in the file differ from the schema"
+            yield "the Hugging Face features in the file differ from the schema"
         if (parquet.metadata.num_rows, parquet.num_row_groups) != (facts["rows"], facts["row_groups"]):
-            yield f"{file}: {parquet.metadata.num_rows} rows in {parquet.num_row_groups} row groups, not as the manifest says"
+            yield f"{parquet.metadata.num_rows} rows in {parquet.num_row_groups} row groups, not as the manifest says"
         for number in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(number).total_byte_size
             if size > ROW_GROUP_MAX:
-                yield f"{file}: row group {number} has {size >> 20} MB; the Hub viewer cannot show more than 286"
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(path) as parquet:
+                yield f"row group {number} has {size >> 20} MB; the Hub viewer cannot show more than 286"
         for batch in parquet.iter_batches(batch_size=32):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                yield from _check_row(table, row, seen[table])
+                bar.update()
 
 
 def _check_row(table: str, row: Mapping[str, Any], seen: set[str]) -> Iterator[str]:
@@ -88,6 +94,9 @@ def _check_row(table: str, row: Mapping[str, Any], seen: set[str]) -> Iterator[s
     if row_id in seen:
         yield f"{row_id}: the id occurs twice"
     seen.add(row_id)
+    if nulls := [name for name, value in row.items() if _has_null(name, value)]:
+        yield f"{row_id}: null in {', '.join(nulls)}"
+        return
     if table == "stories":
         lengths = {len(value) for value in row.values() if isinstance(value, list)}
         if len(lengths) != 1 or 0 in lengths:
@@ -98,10 +107,19 @@ def _check_row(table: str, row: Mapping[str, Any], seen: set[str]) -> Iterator[s
                 f"{row_id} frame {at}", row["captions"][at], row["referential_captions"][at], mentions
             )
     elif len(row["instances"]) != len(row["images"]) or not 0 <= row["key_image"] < len(row["images"]):
-        yield f"{row_id}: {len(row['images'])} pictures, {len(row['instances'])} instance lists, key {row['key_image']}"
+        counts = f"{len(row['images'])} pictures, {len(row['instances'])} instance lists"
+        yield f"{row_id}: {counts}, key picture number {row['key_image']}"
         return
     for at, (image, instances) in enumerate(zip(row["images"], row["instances"], strict=True)):
         yield from _check_picture(f"{row_id} picture {at}", image, instances)
+
+
+def _has_null(name: str, value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_null(key, part) for key, part in value.items())
+    if isinstance(value, list):
+        return any(_has_null(f"{name}[]", part) for part in value)
+    return value is None and name not in _NULLABLE
 
 
 def _check_mentions(where: str, caption: str, text: str, mentions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -124,21 +142,29 @@ def _check_picture(where: str, image: Mapping[str, Any], instances: Sequence[Map
         rle, box = item["segmentation"], item["bbox"]
         if rle is not None and list(rle["size"]) != [height, width]:
             yield f"{where}: the mask of {item['label']!r} is {rle['size']}, the picture {[height, width]}"
-        elif rle is not None and masks.area(rle) != int(masks.decode(rle).sum()):
+        elif rle is not None and not _is_code(rle):
             yield f"{where}: the mask of {item['label']!r} is not a valid run-length code"
-        if box is not None:
-            x, y, w, h = box
-            if (
-                not (w > 0 and h > 0 and min(x, y) >= -_ROUNDING)
-                or x + w > width + _ROUNDING
-                or y + h > height + _ROUNDING
-            ):
-                yield f"{where}: the box {box} of {item['label']!r} leaves its {width}x{height} picture"
+        if box is not None and not _lies_inside(box, height, width):
+            yield f"{where}: the box {box} of {item['label']!r} leaves its {width}x{height} picture"
+
+
+def _lies_inside(box: Sequence[float], height: int, width: int) -> bool:
+    if len(box) != 4:
+        return False
+    x, y, w, h = box
+    low, right, bottom = -_ROUNDING, width + _ROUNDING, height + _ROUNDING
+    return w > 0 and h > 0 and x >= low and y >= low and x + w <= right and y + h <= bottom
+
+
+def _is_code(rle: Mapping[str, Any]) -> bool:
+    try:
+        return masks.encode(masks.decode(rle)) == rle
+    except ValueError:
+        return False
 
 
 def _check_counts(manifest: Mapping[str, Any], root: Path) -> Iterator[str]:
-    lines = [json.loads(line) for line in (root / REJECTS).read_text(encoding="utf-8").splitlines()]
-    written = {table: {split: 0 for split in manifest["splits"]} for table in TABLES}
+    written = {table: dict.fromkeys(manifest["splits"], 0) for table in TABLES}
     for file, facts in manifest["files"].items():
         table, _, name = file.partition("/")
         written[table][name.rpartition("-of-")[0].rpartition("-")[0]] += facts["rows"]
@@ -146,25 +172,41 @@ def _check_counts(manifest: Mapping[str, Any], root: Path) -> Iterator[str]:
         for level in ("stories", "frames"):
             count = counts[level]
             if count["seen"] != count["written"] + count["rejected"]:
-                yield f"manifest.json: {split}: {count} {level}: seen is not written + rejected"
-            if (
-                any(file.startswith(f"{level}/") for file in manifest["files"])
-                and written[level][split] != count["written"]
-            ):
-                yield f"manifest.json: {split}: {count['written']} {level} written, the files hold {written[level][split]}"
-        lost = sum(len(line["stories"]) for line in lines if line["split"] == split)
-        if lost != counts["stories"]["rejected"]:
-            yield f"{REJECTS}: {split}: names {lost} lost stories, the manifest {counts['stories']['rejected']}"
+                yield f"{MANIFEST}: {split}: {count} {level}: seen is not written + rejected"
+            has_table = any(file.startswith(f"{level}/") for file in manifest["files"])
+            found = written[level][split]
+            if has_table and found != count["written"]:
+                yield f"{MANIFEST}: {split}: {count['written']} {level} written, the files hold {found}"
+    try:
+        with (root / REJECTS).open(encoding="utf-8") as lines:
+            rejects = [json.loads(line) for line in lines]
+        lost = Counter(line["split"] for line in rejects for _ in line["stories"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{REJECTS}: cannot be read: {error!r}. Build again"
+        return
+    for split, counts in manifest["splits"].items():
+        if lost[split] != counts["stories"]["rejected"]:
+            yield f"{REJECTS}: {split}: names {lost[split]} lost stories, the manifest {counts['stories']['rejected']}"
 
 
 def _check_card(manifest: Mapping[str, Any], root: Path) -> Iterator[str]:
+    there = {file for file in manifest["files"] if (root / file).is_file()}
     for name, config in card.configs(manifest).items():
         try:
             builder = load_dataset_builder(str(root), name)
         except Exception as error:  # whatever datasets raises, the user's load_dataset would raise as well
-            yield f"{card.README}: config {name} does not load: {error}"
+            yield f"{card.README}: config {name} does not load: {' '.join(str(error).split())}"
             continue
-        if builder.info.features != config["features"]:
+        table, features = config["table"], config["features"]
+        if builder.info.features != features:
             yield f"{card.README}: the features of config {name} are not those of the files"
-        if set(builder.info.splits or ()) != set(config["splits"]):
-            yield f"{card.README}: the splits of config {name} are not those of the files"
+        if (getattr(builder.config, "columns", None) or list(TABLES[table])) != list(features):
+            yield f"{card.README}: the columns of config {name} are not those it should read"
+        rows = {split: facts.num_examples for split, facts in (builder.info.splits or {}).items()}
+        if rows != {split: number for split, (number, _) in config["splits"].items()}:
+            yield f"{card.README}: the splits of config {name} are not those of the manifest"
+        read = builder.config.data_files or {}
+        for split in config["splits"]:
+            files = {"/".join(Path(path).parts[-2:]) for path in read.get(split, ())}
+            if files & there != {file for file in there if file.startswith(f"{table}/{split}-")}:
+                yield f"{card.README}: config {name} does not read the {split} files of {table}"

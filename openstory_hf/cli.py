@@ -17,8 +17,8 @@ from openstory_hf.errors import OpenStoryError, UsageError
 from openstory_hf.version import __version__
 
 if TYPE_CHECKING:
+    from openstory_hf.build import Progress
     from openstory_hf.plan import Plan
-    from openstory_hf.write import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,6 +90,25 @@ def _parser() -> argparse.ArgumentParser:
     check = verb("check", _check, "Verify a built folder: hashes, schema, ids, pictures, masks, offsets.", "check out")
     check.add_argument("dir", type=Path, help="built folder")
     check.add_argument("--quiet", action="store_true", help="no progress bars")
+    stats = verb("stats", _stats, "Count a built folder: the tables papers print, captions, characters.", "stats out")
+    stats.add_argument("dir", type=Path, help="built folder")
+    stats.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    stats.add_argument("--plot", type=Path, metavar="FILE", help="also draw them (.png, .pdf or .svg)")
+    explain = verb(
+        "explain",
+        _explain,
+        "Show frame by frame what a referential-text policy does to a story, and why.",
+        'explain "Fred and Wilma sit." "Fred eats." --cast flintstones_sv',
+    )
+    explain.add_argument("captions", nargs="+", metavar="CAPTION", help="one per frame, in order")
+    explain.add_argument("--cast", required=True, help='a dataset, or a list like "fred=he,wilma=she"')
+    explain.add_argument(
+        "--characters",
+        nargs="+",
+        metavar="LABELS",
+        help='labels of each frame, like "fred,man in blue hat" (default: the names in the caption)',
+    )
+    explain.add_argument("--policy", default="grammatical", help="referential-text policy")
     preview = verb("preview", _preview, "Draw stories as a PNG contact sheet or an HTML page.", "preview out -o a.png")
     preview.add_argument("dir", type=Path, help="built folder")
     preview.add_argument("-o", "--output", type=Path, default=Path("preview.html"), help=".png or .html")
@@ -181,8 +200,12 @@ def _bars(plan: Plan) -> Iterator[Progress]:
         split: tqdm(total=total, desc=split, unit="rec", position=position, disable=None, file=sys.stderr)
         for position, (split, total) in enumerate(totals.items())
     }
+
+    def update(split: str, number: int) -> None:
+        bars[split].update(number)
+
     try:
-        yield lambda split, number: bars[split].update(number) and None
+        yield update
     finally:
         for bar in bars.values():
             bar.close()
@@ -196,6 +219,30 @@ def _check(arguments: argparse.Namespace) -> int:
         print(problem)
     print(f"{arguments.dir}: " + (f"{len(problems)} problems" if problems else "ok"))
     return 1 if problems else 0
+
+
+def _stats(arguments: argparse.Namespace) -> None:
+    import json
+
+    from openstory_hf import stats
+
+    found = stats.collect(arguments.dir)
+    if arguments.json:
+        print(json.dumps(found.as_dict(), ensure_ascii=False))
+    else:
+        print(stats.render_text(found), end="")
+    if arguments.plot:
+        stats.plot(found, arguments.plot)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from openstory_hf.references.explain import explain, parse_cast
+
+    cast = parse_cast(arguments.cast) if "=" in arguments.cast else catalogue.get(arguments.cast).INFO.characters
+    if not cast:
+        raise UsageError(f'{arguments.cast} has no cast; write one, like --cast "fred=he,wilma=she"')
+    labels = [entry.split(",") for entry in arguments.characters] if arguments.characters else None
+    print(explain(arguments.captions, labels, cast, arguments.policy))
 
 
 def _preview(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ their key pictures, `frames` (each stored once) for windows of another length or
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections import OrderedDict
@@ -55,18 +56,21 @@ class BuiltFolder:
         self.path = str(path)
         self.fs, self.root = fsspec.url_to_fs(self.path)
         try:
-            self.manifest: dict[str, Any] = json.loads(self.fs.cat_file(f"{self.root}/{MANIFEST}"))
-        except FileNotFoundError:
+            manifest = json.loads(self.fs.cat_file(f"{self.root}/{MANIFEST}"))
+        except (FileNotFoundError, NotADirectoryError):
             raise OutputError(
                 f"{path} holds no {MANIFEST}. Give the --out folder of a finished `openstory build`"
             ) from None
         except ValueError as error:
             raise OutputError(f"{path}/{MANIFEST} is not JSON: {error}. Build the folder again") from None
-        version = self.manifest.get("schema_version")
+        if not isinstance(manifest, dict) or "schema_version" not in manifest:
+            raise OutputError(f"{path}/{MANIFEST} is not the manifest of an `openstory build`. Build the folder again")
+        self.manifest: dict[str, Any] = manifest
+        version = manifest["schema_version"]
         if version != SCHEMA_VERSION:
             raise OutputError(
                 f"{path} has schema version {version}, this package reads {SCHEMA_VERSION}. "
-                f"Install openstory_hf {self.manifest.get('openstory_hf')}, or build the folder again"
+                f"Install openstory_hf {manifest.get('openstory_hf')}, or build the folder again"
             )
 
     def files(self, table: str, split: str) -> list[str]:
@@ -84,9 +88,19 @@ class BuiltFolder:
             raise UsageError(f"{self.path} has no split {name!r}; it has {', '.join(splits)}")
         return name or splits[0]
 
-    def open(self, file: str) -> pq.ParquetFile:
-        """Open one Parquet file for reading."""
-        return pq.ParquetFile(self.fs.open(f"{self.root}/{file}"), pre_buffer=True)
+    @contextlib.contextmanager
+    def open(self, file: str) -> Iterator[pq.ParquetFile]:
+        """Open one Parquet file for reading.
+
+        Raises:
+            OutputError: if it cannot be opened, or read later on.
+        """
+        try:
+            with self.fs.open(f"{self.root}/{file}") as stream:
+                yield pq.ParquetFile(stream, pre_buffer=True)
+        except (pa.ArrowException, OSError) as error:
+            hint = f"`openstory check {self.path}` finds what is damaged"
+            raise OutputError(f"{self.path}/{file} cannot be read: {error}. {hint}") from None
 
     def row_groups(self, table: str, split: str) -> list[RowGroup]:
         """All row groups of a table and split in order; reads the footers only."""
@@ -175,8 +189,8 @@ def load_stories(
         world_size: number of processes, likewise.
 
     Returns:
-        An iterable of rows with the columns of `schema.STORIES` and `texts`. It is a `torch` IterableDataset when torch
-        has been imported; ranks and DataLoader workers get disjoint shares that together are complete.
+        An iterable of rows with the columns of `schema.STORIES` and `texts`. It is a `torch` IterableDataset when
+        torch has been imported; ranks and DataLoader workers get disjoint shares that together are complete.
 
     Raises:
         OutputError: if the folder is not a finished build.
@@ -228,12 +242,17 @@ class StoryStream:
         split = self._folder.split(request.split)
         self._check(request)
         self._table, self._items = _plan(self._folder, split, request)
+        if self._table == "stories" and request.frame not in ("middle", "random", "all", 0):
+            raise UsageError(f"frame={request.frame}, but frames of {request.path} have one picture, number 0")
         self._groups = self._folder.row_groups(self._table, split)
         self._split = split
         self._cast = self._folder.cast()
 
     @staticmethod
     def _check(request: Request) -> None:
+        rank, world = request.rank, request.world_size
+        if (rank is None) != (world is None) or (rank is not None and world is not None and not 0 <= rank < world):
+            raise UsageError(f"rank={rank} and world_size={world}: give neither, or both with 0 <= rank < world_size")
         if request.captions not in ("original", "referential", *POLICIES):
             choices = ", ".join(("original", "referential", *POLICIES))
             raise UsageError(f"captions={request.captions!r} is not one of {choices}")
@@ -251,7 +270,10 @@ class StoryStream:
         return len(self._items)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch: another order and other random pictures, if they were asked for."""
+        """Choose the epoch: another order and other random pictures, if they were asked for.
+
+        A DataLoader with `persistent_workers=True` keeps copies of the stream and does not see the call.
+        """
         self.epoch = epoch
 
     def order(self, epoch: int) -> list[int]:
@@ -280,14 +302,16 @@ class StoryStream:
             found = rows.get(item.row, item.rows)
             if self._table == "frames":
                 yield self._finish(self._from_frames(item, found, number))
-            elif (item.start, item.stop) == (0, len(found[0]["frame_ids"])):
-                yield self._finish(found[0])
             else:
-                yield self._finish(self._window(found[0], item))
+                yield self._finish(self._from_story(item, found[0]))
 
-    def _window(self, row: Mapping[str, Any], item: Item) -> dict[str, Any]:
-        cut = views.cut(row, item.start, item.stop)
-        return self._rewritten(cut, self._folder.manifest["referential_text"]["policy"])
+    def _from_story(self, item: Item, row: dict[str, Any]) -> dict[str, Any]:
+        if (item.start, item.stop) != (0, len(row["frame_ids"])):
+            cut = views.cut(row, item.start, item.stop)
+            row = self._rewritten(cut, self._folder.manifest["referential_text"]["policy"])
+        if self.request.frame == "all":
+            row = {**row, **{name: [[value] for value in row[name]] for name in ("images", "instances")}}
+        return row
 
     def _from_frames(self, item: Item, frames: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
         first = frames[0]
@@ -365,11 +389,12 @@ def _plan(folder: BuiltFolder, split: str, request: Request) -> tuple[str, list[
         return "stories", _some(items, folder, split, length, max(map(len, frame_ids), default=0))
     light = folder.column("frames", split, ["frame_id", "sequence_id", "position"])
     if length is None:
-        row_of = {frame: row for row, frame in enumerate(light["frame_id"])}
-        published = folder.column("stories", split, ["story_id", "frame_ids"])
+        row_of = {key: row for row, key in enumerate(zip(light["sequence_id"], light["frame_id"], strict=True))}
+        columns = ["story_id", "sequence_id", "frame_ids"]
+        published = folder.column("stories", split, columns)
         return "frames", [
-            Item(row_of[ids[0]], len(ids), 0, len(ids), story_id)
-            for story_id, ids in zip(published["story_id"], published["frame_ids"], strict=True)
+            Item(row_of[sequence_id, ids[0]], len(ids), 0, len(ids), story_id)
+            for story_id, sequence_id, ids in zip(*(published[name] for name in columns), strict=True)
         ]
     items, longest = [], 0
     for first, last in _runs(light["sequence_id"], light["position"]):

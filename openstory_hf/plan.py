@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from openstory_hf.builder import DEFAULT_POLICY, OnError, StoryBuilder, chosen_options, dataset_name, list_units
 from openstory_hf.errors import BuildError, UsageError
 from openstory_hf.raw import Raw
 from openstory_hf.records import Unit
-from openstory_hf.references import RULES_VERSION
+from openstory_hf.references import POLICIES, RULES_VERSION
 from openstory_hf.schema import SCHEMA_VERSION
 from openstory_hf.version import __version__
 from openstory_hf.write import ROW_GROUP_TARGET
@@ -60,7 +61,7 @@ class Shard:
         return f"{self.split}-{self.index:05d}-of-{self.count:05d}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that decides the bytes of a build."""
 
@@ -73,6 +74,7 @@ class Plan:
     shards: tuple[Shard, ...]
     row_group_bytes: int = ROW_GROUP_TARGET
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the plan; shards of a killed build are reused only under the same one.
 
@@ -105,12 +107,14 @@ def plan_build(
     """Decide which units go into which shard.
 
     Raises:
-        UsageError: for an unknown split or option.
+        UsageError: for an unknown split, option or policy.
         SourceError: if the release cannot be planned.
     """
     if unknown := sorted(set(splits) - set(builder.INFO.splits)):
         known = ", ".join(builder.INFO.splits)
         raise UsageError(f"{builder.INFO.title} has no split {', '.join(unknown)}. Its splits: {known}")
+    if policy not in POLICIES:
+        raise UsageError(f"unknown referential-text policy {policy!r}; choose from {', '.join(POLICIES)}")
     chosen = chosen_options(builder.INFO, options or {})
     shards: list[Shard] = []
     for split in builder.INFO.splits:
@@ -140,12 +144,15 @@ def _split_shards(split: str, units: Sequence[Unit], shard_bytes: int) -> list[S
     weights = [max(unit.size, 1) for unit in units]
     total = sum(weights)
     wanted = -(-total // shard_bytes)
-    count = next((number for number in SHARD_COUNTS if number >= wanted), SHARD_COUNTS[-1])
+    enough = next((number for number in SHARD_COUNTS if number >= wanted), SHARD_COUNTS[-1])
+    count = max(number for number in SHARD_COUNTS if number <= min(enough, len(units)))
     runs: list[list[Unit]] = [[]]
     filled = 0
-    for unit, weight in zip(units, weights, strict=True):
-        if runs[-1] and filled + weight / 2 > total * len(runs) / count:
+    for at, (unit, weight) in enumerate(zip(units, weights, strict=True)):
+        full = filled + weight / 2 > total * len(runs) / count
+        one_each = len(units) - at <= count - len(runs)  # large units came first: leave none of the runs empty
+        if runs[-1] and (full or one_each):
             runs.append([])
         runs[-1].append(unit)
         filled += weight
-    return [Shard(split=split, index=index, count=len(runs), units=tuple(run)) for index, run in enumerate(runs)]
+    return [Shard(split=split, index=index, count=count, units=tuple(run)) for index, run in enumerate(runs)]

@@ -34,10 +34,8 @@ def quickstart(folder: Path) -> None:
     print(f"1. a synthetic release of {builder.INFO.title} in its true layout: {raw}")
     manifest = build(builder, raw, out, on_error="quarantine")
     for split, counts in manifest["splits"].items():
-        stories = counts["stories"]
-        print(
-            f"2. {split}: {stories['seen']} stories seen = {stories['written']} written + {stories['rejected']} rejected"
-        )
+        seen, written, rejected = (counts["stories"][name] for name in ("seen", "written", "rejected"))
+        print(f"2. {split}: {seen} stories seen = {written} written + {rejected} rejected")
     problems = check(out)
     if problems:
         raise BuildError("\n".join(problems))
@@ -58,7 +56,7 @@ def _collate(rows: list[dict[str, object]]) -> None:
         from openstory_hf.collate import InterleavedCollator
         from openstory_hf.testing import tiny_tokenizer
     except ImportError as error:
-        print(f"5. skipped: {error.name} is not installed (pip install 'openstory_hf[torch]' transformers)")
+        print(f"5. skipped: {error}")
         return
     tokenizer = tiny_tokenizer([text for row in rows for text in row["texts"]])  # type: ignore[attr-defined]
     batch = InterleavedCollator(tokenizer=tokenizer, image_size=64, mask_grid=(8, 8))(rows)

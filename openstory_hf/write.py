@@ -113,7 +113,7 @@ def publish(temporary: Path, final: Path) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write a small text file so that it is there whole or not at all."""
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name need not be text
     publish(temporary, path)
 
 

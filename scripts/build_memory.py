@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from openstory_hf.builders.flintstones_sv import write_release
+
 from openstory_hf.fakes import RawWriter
 
 
@@ -50,9 +51,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, nargs=2, default=[2000, 8000])
     arguments = parser.parse_args()
     small, large = (peak(clips, arguments.folder) for clips in arguments.clips)
-    print(
-        f"{arguments.clips[0]} clips: {small:.0f} MB; {arguments.clips[1]} clips: {large:.0f} MB; ratio {large / small:.3f}"
-    )
+    few, many = arguments.clips
+    print(f"{few:,} clips: {small:.0f} MB; {many:,} clips: {large:.0f} MB; ratio {large / small:.3f}")
 
 
 if __name__ == "__main__":

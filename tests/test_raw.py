@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openstory_hf import raw as raw_module
 from openstory_hf.errors import OpenStoryError, SourceError, UnsafePickleError
 from openstory_hf.fakes import RawWriter
 from openstory_hf.raw import NUMPY_GLOBALS, JsonRecords, Raw
+from openstory_hf.raw import records as records_room
+from openstory_hf.raw import release as release_room
 from openstory_hf.records import Reject
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -190,7 +191,7 @@ class TestFolders:
         assert raw.fingerprint()
 
     def test_too_large_a_file_is_refused_before_it_is_read(self, make, monkeypatch):
-        monkeypatch.setattr(raw_module, "MAX_MEMBER_BYTES", 1000)
+        monkeypatch.setattr(release_room, "MAX_MEMBER_BYTES", 1000)
         raw = make({"bomb.json": b"0" * 1001, "fits.json": b"0" * 1000})
         assert len(raw.read("fits.json")) == 1000
         for method in (raw.read, raw.open, raw.json, raw.npy, raw.pickle, raw.records):
@@ -349,7 +350,7 @@ class TestJsonRecords:
 
     def compare(self, tmp_path, kind, text, chunk, key, expected):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(raw_module, "_CHUNK", chunk)
+            patch.setattr(records_room, "_CHUNK", chunk)
             try:
                 data = text.encode()
             except UnicodeEncodeError:  # ensure_ascii=False with a lone surrogate: not UTF-8, so not JSON
@@ -365,7 +366,7 @@ class TestJsonRecords:
         """A chunk that ended at `1.5e` used to give 1.5 and then a refusal of a whole file."""
         raw = one(f'{{"a":{number},"b":{number}}}'.encode())
         for chunk in range(1, 30):
-            monkeypatch.setattr(raw_module, "_CHUNK", chunk)
+            monkeypatch.setattr(records_room, "_CHUNK", chunk)
             assert self.same(dict(raw.records("x")), {"a": json.loads(number), "b": json.loads(number)})
 
     @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
@@ -373,7 +374,7 @@ class TestJsonRecords:
         "text", ['[{"id": "a", "t": "é\\n"}, {"id": "b", "n": [1, {"z": null}]}]', '{"a": {"x": -1.5}, "b": "text"}']
     )
     def test_a_file_cut_anywhere_is_refused(self, one, monkeypatch, text, chunk):
-        monkeypatch.setattr(raw_module, "_CHUNK", chunk)
+        monkeypatch.setattr(records_room, "_CHUNK", chunk)
         data = text.encode()
         for stop in range(len(data)):
             refused(one(data[:stop]).records, "x", "id")
@@ -427,10 +428,10 @@ class TestJsonRecords:
     def test_damage_early_in_a_large_file_is_found_without_reading_on(self, one, monkeypatch):
         """The scanner used to take in the whole rest of the file before it gave up."""
         raw = one(b'[{"id" 1},' + b'{"id": 2},' * 2000 + b"3]")
-        monkeypatch.setattr(raw_module, "_CHUNK", 100)
+        monkeypatch.setattr(records_room, "_CHUNK", 100)
         asked = []
-        more = raw_module._Scanner.more
-        monkeypatch.setattr(raw_module._Scanner, "more", lambda self: (asked.append(1), more(self)))
+        more = records_room._Scanner.more
+        monkeypatch.setattr(records_room._Scanner, "more", lambda self: (asked.append(1), more(self)))
         refused(raw.records, "x", "id")
         assert len(asked) <= 2
 

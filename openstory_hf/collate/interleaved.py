@@ -262,17 +262,15 @@ class InterleavedCollator:
         return pixels.div_(255).sub_(mean).div_(std)
 
     def _masks(self, frames: list[tuple[Row, int]], grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        geometry, coverages = self._geometry, []
+        of_frames = []
         for row, number in frames:
             if row.get("instances") is None:
                 raise row_error(row, "no column 'instances'; keep it, or pass mask_grid=None")
             stored = (instance["segmentation"] for instance in row["instances"][number])
             # some readers return a null struct as a struct of nulls
-            segmentations = [rle for rle in stored if rle is not None and rle["counts"] is not None]
-            coverages.append(geometry.coverage(segmentations, grid))
-        most = max(len(coverage) for coverage in coverages)
-        masks, valid = torch.zeros(len(frames), most, *grid), torch.zeros(len(frames), most, dtype=torch.bool)
-        for index, coverage in enumerate(coverages):
-            masks[index, : len(coverage)] = torch.from_numpy(coverage)
-            valid[index, : len(coverage)] = True
+            of_frames.append([rle for rle in stored if rle is not None and rle["counts"] is not None])
+        counts = torch.tensor([len(rles) for rles in of_frames])
+        valid = torch.arange(int(counts.max())) < counts[:, None]
+        masks = torch.zeros(*valid.shape, *grid)
+        masks[valid] = torch.from_numpy(self._geometry.coverage([rle for rles in of_frames for rle in rles], grid))
         return masks, valid

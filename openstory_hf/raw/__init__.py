@@ -1,0 +1,11 @@
+"""A read-only, suspicious view of a raw release: a folder or a zip, read in place.
+
+Nothing a user downloaded is ever executed: pickles pass an allow-list, arrays are read without pickling, names
+cannot leave the release, and sizes are checked before memory is taken.
+"""
+
+from openstory_hf.raw.pickles import NUMPY_GLOBALS
+from openstory_hf.raw.records import JsonRecords
+from openstory_hf.raw.release import MAX_MEMBER_BYTES, Raw
+
+__all__ = ["MAX_MEMBER_BYTES", "NUMPY_GLOBALS", "JsonRecords", "Raw"]
