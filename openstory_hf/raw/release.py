@@ -19,6 +19,7 @@ from openstory_hf.raw.arrays import npy_header, read_npy
 from openstory_hf.raw.pickles import NUMPY_GLOBALS, unpickle
 from openstory_hf.raw.records import JsonRecords
 from openstory_hf.raw.refusing import DAMAGED, refusing
+from openstory_hf.raw.tars import Tar
 from openstory_hf.records import Reject
 
 MAX_MEMBER_BYTES = 4 << 30
@@ -211,6 +212,10 @@ class Raw:
     def records(self, name: str, key: str = "") -> JsonRecords:
         """A large JSON array or object, indexed by id without being held in memory; see `JsonRecords`."""
         return JsonRecords(self, name, key)
+
+    def tar(self, name: str) -> Tar:
+        """A tar inside the release, plain or compressed; see `Tar`."""
+        return Tar(self, name)
 
     def pickle(self, name: str, allow: frozenset[tuple[str, str]] = frozenset()) -> Any:
         """A pickled file of plain containers, plus the globals in `allow` (at most `NUMPY_GLOBALS`).

@@ -1,0 +1,116 @@
+"""Tar files inside a release, read in place: plain ones at any place, compressed ones once from front to back."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING
+
+from openstory_hf.raw.refusing import refusing
+from openstory_hf.records import Reject
+
+if TYPE_CHECKING:
+    from openstory_hf.raw.release import Raw
+
+MAX_TAR_MEMBER_BYTES = 256 << 20
+"""The most a member may hold; pictures and texts are far smaller."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose absence is an error: `tarfile` takes an archive cut behind its first member for a whole one."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:  # type: ignore[override]
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
+            raise EOFError("the archive ends without its end mark") from None
+
+
+class Tar:
+    """A tar of a release.
+
+    Only regular files are members; links, devices and names that leave the archive are passed over, since nothing is
+    ever unpacked. Of members of one name the first counts.
+
+    Args:
+        raw: the release.
+        name: the tar, compressed or not.
+    """
+
+    def __init__(self, raw: Raw, name: str) -> None:
+        self.raw = raw
+        self.name = name
+        self._places: dict[str, tuple[int, int]] | None = None
+
+    def stream(self) -> Iterator[tuple[str, bytes]]:
+        """Every member with its content, in the order of the archive, in one pass.
+
+        Raises:
+            Reject: if the tar is missing, damaged, or a member is too large.
+        """
+        with (
+            refusing("not a readable tar", self.name),
+            self.raw.open(self.name) as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar,
+        ):
+            for member in self._regular(tar):
+                content = tar.extractfile(member)
+                if content is not None:
+                    yield _tidy(member.name), _whole(content, member.size, member.name)
+
+    def names(self) -> list[str]:
+        """The members in the order of the archive; reads the headers only.
+
+        Raises:
+            Reject: as `stream`, and for a compressed tar, or one inside a zip, which cannot be read at any place.
+        """
+        return list(self._index())
+
+    def read(self, member: str) -> bytes:
+        """The content of one member.
+
+        Raises:
+            Reject: as `names`, or if there is no such member.
+        """
+        places = self._index()
+        if member not in places:
+            raise Reject(f"the archive has no member {member}", file=self.name, hint="Complete the raw release")
+        offset, size = places[member]
+        with refusing("not a readable tar", self.name), self.raw.open(self.name) as stream:
+            stream.seek(offset)
+            return _whole(stream, size, member)
+
+    def _index(self) -> dict[str, tuple[int, int]]:
+        if self._places is None:
+            places: dict[str, tuple[int, int]] = {}
+            with (
+                refusing("not a readable plain tar", self.name),
+                self.raw.open(self.name) as stream,
+                tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar,
+            ):
+                for member in self._regular(tar):
+                    places.setdefault(_tidy(member.name), (member.offset_data, member.size))
+            self._places = places
+        return self._places
+
+    def _regular(self, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined] # tarfile keeps every header it has seen
+            name = _tidy(member.name)
+            if not member.isreg() or member.issparse() or name.startswith("/") or ".." in name.split("/"):
+                continue
+            if member.size > MAX_TAR_MEMBER_BYTES:
+                raise Reject(f"the member {member.name} holds {member.size:,} bytes, too many", file=self.name)
+            yield member
+
+
+def _tidy(name: str) -> str:
+    return name.removeprefix("./")
+
+
+def _whole(stream: IO[bytes], size: int, member: str) -> bytes:
+    content = stream.read(size)
+    if len(content) != size:
+        raise EOFError(f"{member} ends after {len(content)} of {size} bytes")
+    return content
