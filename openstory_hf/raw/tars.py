@@ -20,7 +20,7 @@ class _Header(tarfile.TarInfo):
     """A header whose absence is an error: `tarfile` takes an archive cut behind its first member for a whole one."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:  # type: ignore[override]
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
         try:
             return super().fromtarfile(archive)
         except (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
