@@ -13,18 +13,19 @@ from openstory_hf.version import __version__
 
 if TYPE_CHECKING:
     from openstory_hf.builder import StoryBuilder
-    from openstory_hf.collate import InterleavedCollator
+    from openstory_hf.collate import CharacterTokens, InterleavedCollator
     from openstory_hf.info import Info
     from openstory_hf.load import load_stories
 
 _ROOMS = {
+    "CharacterTokens": "collate",
     "Info": "info",
     "InterleavedCollator": "collate",
     "StoryBuilder": "builder",
     "load_stories": "load",
 }
 
-__all__ = ["Info", "InterleavedCollator", "StoryBuilder", "__version__", "load_stories"]
+__all__ = ["CharacterTokens", "Info", "InterleavedCollator", "StoryBuilder", "__version__", "load_stories"]
 
 
 def __getattr__(name: str) -> Any:

@@ -333,3 +333,39 @@ def test_a_dataset_is_found_by_its_file_alone_and_imported_only_when_asked_for(t
     assert catalogue.get("_hidden").INFO.title == "My Stories"
     with pytest.raises(UsageError, match="exactly one StoryBuilder subclass, it defines 2"):
         catalogue.get("two_builders")
+
+
+def test_explain_says_why_for_a_dataset_or_any_cast(openstory):
+    code, stdout, _ = openstory("explain", "Fred and Wilma sit.", "Fred eats.", "--cast", "flintstones_sv")
+    assert code == 0
+    assert "He eats." in stdout
+    code, stdout, _ = openstory(
+        "explain", "Ada codes.", "Ada sleeps.", "--cast", "ada=she", "--characters", "ada", "ada"
+    )
+    assert code == 0
+    assert "She sleeps." in stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("A.", "--cast", "african_storybook"),
+        ("A.", "--cast", "ada=xe"),
+        ("A.", "--cast", "nobody"),
+        ("A.", "B.", "--cast", "ada=she", "--characters", "ada"),
+        ("A.", "--cast", "ada=she", "--policy", "best"),
+    ],
+)
+def test_explain_refuses_what_it_cannot_use(openstory, words):
+    code, stdout, stderr = openstory("explain", *words)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("openstory: ")
+
+
+def test_stats_as_tables_and_as_json(out, openstory):
+    code, stdout, _ = openstory("stats", out)
+    assert code == 0
+    assert "references" in stdout.lower()
+    code, stdout, _ = openstory("stats", out, "--json")
+    assert code == 0
+    assert json.loads(stdout)["splits"]["train"]["stories"] == 3
