@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from openstory_hf import card, masks, pictures
 from openstory_hf.build import MANIFEST, REJECTS
-from openstory_hf.load import BuiltFolder
+from openstory_hf.folder import BuiltFolder
 from openstory_hf.references import restore
 from openstory_hf.schema import TABLES
 from openstory_hf.write import file_facts

@@ -29,6 +29,7 @@ ORDER = [
     "card",
     "build",
     "catalogue",
+    "folder",
     "views",
     "load",
     "check",

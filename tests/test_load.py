@@ -24,7 +24,8 @@ from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.errors import OpenStoryError, OutputError, UsageError
 from openstory_hf.fakes import RawWriter, scene
-from openstory_hf.load import load_stories, read_stories
+from openstory_hf.folder import read_stories
+from openstory_hf.load import load_stories
 from openstory_hf.records import Frame, Picture, Sequence, Window
 from openstory_hf.references import rewrite
 from openstory_hf.schema import STORIES

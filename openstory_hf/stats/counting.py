@@ -14,7 +14,7 @@ from PIL import ExifTags, Image
 
 from openstory_hf.build import REJECTS
 from openstory_hf.errors import OutputError
-from openstory_hf.load import BuiltFolder
+from openstory_hf.folder import BuiltFolder
 
 if TYPE_CHECKING:
     pass
