@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import datasets
 
-from openstory_hf.errors import BuildError, OpenStoryError, SourceError, UsageError
+from openstory_hf.errors import BuildError, OpenStoryError, SourceError, UsageError, reason_of
 from openstory_hf.fakes import RawWriter
 from openstory_hf.info import Info
 from openstory_hf.raw import Raw
@@ -178,7 +178,7 @@ def list_units(
     except Reject as reject:
         raise SourceError(f"{reject}\n\nFiles the release must have:\n{builder.INFO.tree}") from None
     except _MALFORMED as error:
-        raise SourceError(f"{raw.path}: an index file has unexpected content: {error!r}") from error
+        raise SourceError(f"{raw.path}: an index file has unexpected content: {reason_of(error)}") from error
     names = [unit.unit_id for unit in units]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -305,7 +305,7 @@ def _read(sequence: Sequence, frame_id: str) -> Frame:
 
 def _unexpected(error: Exception, record: str) -> Reject:
     return Reject(
-        f"the record does not have the published form: {error!r}",
+        f"the record does not have the published form: {reason_of(error)}",
         record=record,
         hint="If the release is as published, please report this as a bug of its builder",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class OpenStoryError(Exception):
     """Base of every error this package raises on purpose; the command line prints it without a traceback."""
@@ -25,3 +27,8 @@ class BuildError(OpenStoryError):
 
 class OutputError(OpenStoryError):
     """A built dataset folder that is missing, incomplete or damaged."""
+
+
+def reason_of(error: Exception) -> str:
+    """What an exception of a library says, without the memory addresses that would differ from build to build."""
+    return f"{type(error).__name__}: {re.sub(r' at 0x[0-9a-fA-F]+', '', str(error))}"

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+
+Content = bytes  # inside RawWriter, `bytes` is a method
 
 
 class RawWriter:
@@ -49,6 +54,32 @@ class RawWriter:
         """Write RGB pixels as a JPEG."""
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="JPEG", quality=90)
+        self.bytes(name, buffer.getvalue())
+
+    def png(self, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Write pixels as a PNG."""
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        self.bytes(name, buffer.getvalue())
+
+    def tar(self, name: str, members: Mapping[str, Content]) -> None:
+        """Write a plain tar of member name -> content."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for member, content in members.items():
+                header = tarfile.TarInfo(member)
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+        self.bytes(name, buffer.getvalue())
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]], group: int = 2) -> None:
+        """Write rows in groups as a Parquet file, or as an Arrow stream if the name ends in `.arrow`."""
+        table, buffer = pa.Table.from_pylist(list(rows)), io.BytesIO()
+        if name.endswith(".arrow"):
+            with pa.ipc.new_stream(buffer, table.schema) as stream:
+                stream.write_table(table, max_chunksize=group)
+        else:
+            pq.write_table(table, buffer, row_group_size=group)
         self.bytes(name, buffer.getvalue())
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from openstory_hf.errors import reason_of
+
 
 class UndecodableError(ValueError):
     """The bytes are not a whole picture."""
@@ -42,7 +44,7 @@ def check(data: bytes) -> tuple[int, int]:
             image.load()
             Image.open(io.BytesIO(data)).verify()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        raise UndecodableError(f"{type(error).__name__}: {error}") from None
+        raise UndecodableError(reason_of(error)) from None
     return height, width
 
 
@@ -65,4 +67,4 @@ def decode(value: Mapping[str, Any] | Image.Image, mode: str = "RGB") -> Image.I
             image = ImageOps.exif_transpose(image)
         return image.convert(mode)
     except Exception as error:
-        raise UndecodableError(f"{value.get('path')!r}: {type(error).__name__}: {error}") from None
+        raise UndecodableError(f"{value.get('path')!r}: {reason_of(error)}") from None

@@ -102,10 +102,12 @@ class Instance:
 class Picture:
     """One picture: the encoded bytes as found in the source, or raw pixels where the source has only those.
 
+    With neither, it is one the source describes but does not ship; it is stored as null with its instances.
+
     Args:
         path: file name, kept beside the bytes.
         data: encoded bytes (JPEG, PNG, ...), stored untouched.
-        pixels: uint8 array (h, w, 3), RGB; encoded losslessly by the build. Exactly one of the two is given.
+        pixels: uint8 array (h, w, 3), RGB; encoded losslessly by the build. At most one of the two is given.
         instances: the objects in this picture.
     """
 

@@ -1,8 +1,9 @@
 """The columns: one schema for every dataset, and the only place that makes rows of records.
 
 `stories` has one self-contained row per published story; its lists are parallel, one entry per frame. `frames` has
-one row per frame with all its pictures. A column that contains a picture stores all its leaves uncompressed, so
-`images` stands alone. Whatever no column holds goes to `extras`, a JSON text.
+one row per frame with all its pictures. The image of a picture that the source describes but does not ship is null,
+and its instances keep the size they were drawn for. A column that contains a picture stores all its leaves
+uncompressed, so `images` stands alone. Whatever no column holds goes to `extras`, a JSON text.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
+import numpy as np
 from datasets import Features, Image, List, Value
 
 from openstory_hf import masks, pictures
@@ -89,11 +92,12 @@ TABLES: dict[str, Features] = {"stories": STORIES, "frames": FRAMES}
 class StoredFrame:
     """A frame whose pictures are encoded and whose masks are run lengths: ready for rows.
 
-    `images` and `instances` are parallel, one entry per kept picture, in column form.
+    `images` and `instances` are parallel, one entry per kept picture, in column form; the image is None for a picture
+    the source does not ship.
     """
 
     frame: Frame
-    images: tuple[dict[str, Any], ...]
+    images: tuple[dict[str, Any] | None, ...]
     instances: tuple[list[dict[str, Any]], ...]
 
     def key_only(self) -> StoredFrame:
@@ -110,45 +114,56 @@ def store(frame: Frame) -> StoredFrame:
     """
     check_text(frame.caption, name="caption", record=frame.frame_id, file=frame.file)
     check_text(frame.setting, name="setting", record=frame.frame_id, file=frame.file)
+    for label in frame.characters:
+        check_text(label, name="character", record=frame.frame_id, file=frame.file)
     if not frame.pictures or not 0 <= frame.key < len(frame.pictures):
         raise _refuse(frame, f"{len(frame.pictures)} pictures, key picture number {frame.key}")
     images, instances = [], []
     for picture in frame.pictures:
-        data, height, width = _encoded(picture, frame)
-        images.append({"bytes": data, "path": picture.path})
-        instances.append([_instance(item, height, width, frame) for item in picture.instances])
+        data, size = _encoded(picture, frame)
+        images.append(None if data is None else {"bytes": data, "path": picture.path})
+        instances.append([_instance(item, size, frame) for item in picture.instances])
     return StoredFrame(frame=frame, images=tuple(images), instances=tuple(instances))
 
 
-def _encoded(picture: Picture, frame: Frame) -> tuple[bytes, int, int]:
+def _encoded(picture: Picture, frame: Frame) -> tuple[bytes | None, tuple[int, int] | None]:
+    """The bytes to store and (height, width); without a picture the size of its masks, None if it has none."""
     if picture.pixels is not None:
-        return pictures.encode_png(picture.pixels), picture.pixels.shape[0], picture.pixels.shape[1]
+        return pictures.encode_png(picture.pixels), picture.pixels.shape[:2]
+    if picture.data is None:
+        shapes = (item.mask.shape for item in picture.instances if item.mask is not None)
+        return None, next(shapes, None)
     try:
-        height, width = pictures.check(picture.data or b"")
+        return picture.data, pictures.check(picture.data)
     except pictures.UndecodableError as error:
         raise _refuse(frame, f"the picture {picture.path} does not decode: {error}", "Download it again") from None
-    return picture.data or b"", height, width
 
 
-def _instance(item: Instance, height: int, width: int, frame: Frame) -> dict[str, Any]:
+def _instance(item: Instance, size: tuple[int, int] | None, frame: Frame) -> dict[str, Any]:
     segmentation = None
     if item.mask is not None:
-        if item.mask.shape != (height, width):
-            raise _refuse(frame, f"the mask of {item.label!r} is {item.mask.shape}, its picture {(height, width)}")
+        if item.mask.shape != size:
+            raise _refuse(frame, f"the mask of {item.label!r} is {item.mask.shape}, its picture {size}")
         segmentation = masks.encode(item.mask)
     bbox = None
     if item.bbox is not None:
         x, y, w, h = item.bbox
+        height, width = size or (inf, inf)
         if not (w > 0 and h > 0 and x >= 0 and y >= 0 and x + w <= width and y + h <= height):
             raise _refuse(frame, f"the box {item.bbox} of {item.label!r} leaves its {width}x{height} picture")
-        bbox = [float(value) for value in item.bbox]
+        bbox = [_single(value) for value in item.bbox]
     return {
         "label": check_text(item.label, name="label", record=frame.frame_id, file=frame.file),
         "character": item.character,
         "bbox": bbox,
         "segmentation": segmentation,
-        "score": item.score,
+        "score": None if item.score is None else _single(item.score),
     }
+
+
+def _single(value: float) -> float:
+    """The value as the float32 columns hold it, so that streamed rows are those of the built files."""
+    return float(np.float32(value))
 
 
 def _refuse(frame: Frame, reason: str, hint: str = "") -> Reject:
@@ -156,7 +171,20 @@ def _refuse(frame: Frame, reason: str, hint: str = "") -> Reject:
 
 
 def _extras(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True) if value else ""
+    if not value:
+        return ""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    if not _is_text(text):  # a lone surrogate, which JSON can spell and UTF-8 cannot
+        text = json.dumps(value, sort_keys=True)
+    return text
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def story_row(
@@ -222,4 +250,4 @@ def frame_row(dataset: str, sequence: StorySequence, position: int, stored: Stor
 
 def picture_bytes(row: Mapping[str, Any]) -> int:
     """Bytes of the encoded pictures of a row, the measure row groups are cut by."""
-    return sum(len(image["bytes"]) for image in row["images"])
+    return sum(len(image["bytes"]) for image in row["images"] if image)

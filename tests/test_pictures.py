@@ -162,3 +162,11 @@ class TestDecode:
     def test_the_refusal_names_the_picture(self, data):
         with pytest.raises(UndecodableError, match=r"lost/frame 3\.png"):
             decode({"bytes": data, "path": "lost/frame 3.png"})
+
+
+def test_the_reason_is_the_same_in_every_process():
+    """Pillow names the address of the stream it could not read, which made rejects differ from build to build."""
+    with pytest.raises(UndecodableError) as caught:
+        check(b"no picture at all")
+    assert "0x" not in str(caught.value)
+    assert "UnidentifiedImageError" in str(caught.value)

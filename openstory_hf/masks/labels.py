@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from openstory_hf.errors import reason_of
 from openstory_hf.masks.codec import RLE, encode
 
 
@@ -37,7 +38,7 @@ def read_labels(data: bytes) -> NDArray[np.uint8]:
         image = Image.open(io.BytesIO(data))
         image.load()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"not a picture: {type(error).__name__}: {error}") from None
+        raise ValueError(f"not a picture: {reason_of(error)}") from None
     if image.mode not in ("P", "L"):
         raise ValueError(f"a label image has mode P or L, this one {image.mode}")
     return np.asarray(image, dtype=np.uint8)

@@ -8,6 +8,7 @@ import json
 import mmap
 import shutil
 import tempfile
+from array import array
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class JsonRecords(Mapping[str, Any]):
         self.name = name
         self._spans: dict[str, tuple[int, int]] = {}
         self._repeated: set[str] = set()
-        with refusing("not a readable JSON array or object", name), _seekable(raw, name) as stream:
+        with refusing("not a readable JSON array or object", name), seekable(raw, name) as stream:
             for record_id, span in _Scanner(stream).entries(key):
                 if record_id in self._spans:
                     self._repeated.add(record_id)
@@ -63,8 +64,51 @@ class JsonRecords(Mapping[str, Any]):
         return len(self._spans)
 
 
+class JsonGroups(Mapping[str, list[Any]]):
+    """The entries of one array in a large JSON object, grouped by the value of a key, kept as byte offsets.
+
+    Groups come in the order of their first entries, the entries of a group in the order of the file. An entry in a
+    list of its own (`[{...}]`) is taken for what it holds. Entries without the key are the group "".
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._spans: dict[str, array[int]] = {}
+        self._bytes: mmap.mmap | bytes = b""
+
+    def __getitem__(self, group: str) -> list[Any]:
+        spans = self._spans[group]
+        with refusing("not valid JSON", self.name):
+            return [
+                _unwrapped(json.loads(self._bytes[start:stop].decode("utf-8")))
+                for start, stop in zip(spans[::2], spans[1::2], strict=True)
+            ]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    @classmethod
+    def read(cls, raw: Raw, name: str, keys: Mapping[str, str]) -> dict[str, JsonGroups]:
+        """Index several arrays of a file, name -> key of its groups, in one pass; see `Raw.grouped`."""
+        groups = {array_name: cls(name) for array_name in keys}
+        with refusing("not a readable JSON object of arrays", name), seekable(raw, name) as stream:
+            for array_name, group, span in _Scanner(stream).grouped_entries(keys):
+                groups[array_name]._spans.setdefault(group, array("q")).extend(span)
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)  # outlives the stream
+        for found in groups.values():
+            found._bytes = content
+        return groups
+
+
+def _unwrapped(entry: Any) -> Any:
+    return entry[0] if isinstance(entry, list) and len(entry) == 1 else entry
+
+
 @contextlib.contextmanager
-def _seekable(raw: Raw, name: str) -> Iterator[IO[bytes]]:
+def seekable(raw: Raw, name: str) -> Iterator[IO[bytes]]:
     """The open file, or an unpacked copy of a zip's member, which can be read only forwards."""
     with raw.open(name) as stream:
         if not raw.is_zip:
@@ -93,26 +137,67 @@ class _Scanner:
         Raises:
             ValueError, RecursionError: if the file is not strict JSON, or neither an array nor an object.
         """
-        if self.next() == "\ufeff":
-            self.at += 1
+        self.skip_mark()
+        for name in self.walk():
+            start = self.position()
+            value = self.value()
+            record_id = name
+            if name is None and isinstance(value, dict):
+                record_id = value.get(key)
+            if record_id not in (None, "") or name is not None:
+                yield str(record_id), (start, self.position())
+        self.end()
+
+    def grouped_entries(self, keys: Mapping[str, str]) -> Iterator[tuple[str, str, tuple[int, int]]]:
+        """Yield (array, group, (start byte, stop byte)) of every entry of the arrays named in `keys`.
+
+        Raises:
+            ValueError, RecursionError: if the file is not strict JSON, no object, or has no array of that name.
+        """
+        self.skip_mark()
+        if self.next() != "{":
+            raise ValueError("an object of arrays expected")
+        for name in self.walk():
+            array_name = str(name)  # an object names its values
+            if self.next() != "[":
+                if array_name in keys:
+                    raise ValueError(f"{array_name} is not an array")
+                self.value()
+                continue
+            for _ in self.walk():
+                start = self.position()
+                value = _unwrapped(self.value())
+                if array_name in keys:
+                    group = value.get(keys[array_name]) if isinstance(value, dict) else None
+                    yield array_name, "" if group is None else str(group), (start, self.position())
+        self.end()
+
+    def walk(self) -> Iterator[str | None]:
+        """Stop in front of every value of an array or object, yielding its name (None in an array).
+
+        Whoever asks must move past the value before asking for the next one.
+        """
         opening = self.take("[", "{")
         closing = "]" if opening == "[" else "}"
         separator = self.take(closing) if self.next() == closing else ","
         while separator != closing:
-            record_id: Any = None
+            name = None
             if opening == "{":
                 if self.next() != '"':
                     raise ValueError(f"an id in quotation marks expected at byte {self.position():,}")
-                record_id = self.value()
+                name = self.value()
                 self.take(":")
             self.next()
-            start = self.position()
-            value = self.value()
-            if opening == "[" and isinstance(value, dict):
-                record_id = value.get(key)
-            if record_id not in (None, "") or opening == "{":
-                yield str(record_id), (start, self.position())
+            yield name
             separator = self.take(",", closing)
+
+    def skip_mark(self) -> None:
+        """Move past a byte-order mark."""
+        if self.next() == "\ufeff":
+            self.at += 1
+
+    def end(self) -> None:
+        """Make sure that nothing follows."""
         if self.next():
             raise ValueError(f"more text after the end, at byte {self.position():,}")
 

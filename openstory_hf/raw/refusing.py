@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from openstory_hf.errors import OpenStoryError
+from openstory_hf.errors import OpenStoryError, reason_of
 from openstory_hf.records import Reject
 
 DAMAGED = "Download it again"
@@ -19,4 +19,4 @@ def refusing(what: str, name: str) -> Iterator[None]:
     except OpenStoryError:
         raise
     except Exception as error:
-        raise Reject(f"{what}: {type(error).__name__}: {error}", file=name, hint=DAMAGED) from None
+        raise Reject(f"{what}: {reason_of(error)}", file=name, hint=DAMAGED) from None

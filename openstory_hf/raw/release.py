@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -13,17 +14,25 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from openstory_hf.errors import SourceError
+from openstory_hf.masks import read_labels
+from openstory_hf.pictures import check, decode
 from openstory_hf.raw.arrays import npy_header, read_npy
 from openstory_hf.raw.pickles import NUMPY_GLOBALS, unpickle
-from openstory_hf.raw.records import JsonRecords
+from openstory_hf.raw.records import JsonGroups, JsonRecords
 from openstory_hf.raw.refusing import DAMAGED, refusing
+from openstory_hf.raw.samples import Samples
+from openstory_hf.raw.tables import Table
 from openstory_hf.raw.tars import Tar
 from openstory_hf.records import Reject
 
 MAX_MEMBER_BYTES = 4 << 30
 """The most a single file of a release may unpack to; larger ones are taken for a decompression bomb."""
+
+MAX_LINE_BYTES = 64 << 20
+"""The most a line may hold; stories are far shorter, and a line is held in memory."""
 
 _INDEX_SUFFIXES = (".json", ".jsonl", ".pkl", ".md", ".txt", ".csv")
 _CHUNK = 1 << 20
@@ -37,6 +46,7 @@ class Raw:
     Args:
         path: a folder, or a zip file read in place.
         root: folder inside it to treat as the top, "" for the top itself.
+        within: zips to step through, each inside the one before; see `archive`.
 
     Names are relative POSIX paths. Links inside a folder are followed, since large folders often live on another
     disk; only regular files are seen. Instances can be pickled; each process opens its own handles.
@@ -45,8 +55,9 @@ class Raw:
         SourceError: if the path does not exist or is neither a folder nor a zip.
     """
 
-    def __init__(self, path: str | os.PathLike[str], root: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str], root: str = "", within: tuple[str, ...] = ()) -> None:
         self.path = Path(path)
+        self.within = within
         top = _relative(root.strip("/"))
         self.root = "" if top == "." else top
         self._zip: zipfile.ZipFile | None = None
@@ -64,11 +75,11 @@ class Raw:
                 "a zip that was cut short must be downloaded again"
             )
 
-    def __reduce__(self) -> tuple[type[Raw], tuple[Path, str]]:
-        return Raw, (self.path, self.root)
+    def __reduce__(self) -> tuple[type[Raw], tuple[Path, str, tuple[str, ...]]]:
+        return Raw, (self.path, self.root, self.within)
 
     def __repr__(self) -> str:
-        return f"Raw({str(self.path)!r}, root={self.root!r})"
+        return f"Raw({str(self.path)!r}, root={self.root!r}, within={self.within!r})"
 
     def once(self, make: Callable[[Raw], _T]) -> _T:
         """`make(self)`, called the first time only: for index files that every unit of a release needs."""
@@ -83,6 +94,8 @@ class Raw:
         if self._zip is None or self._pid != os.getpid():
             try:
                 self._zip = zipfile.ZipFile(self.path)
+                for name in self.within:
+                    self._zip = zipfile.ZipFile(self._zip.open(name))
             except Exception as error:  # a damaged table of contents raises far more than BadZipFile
                 raise SourceError(f"{self.path}: not a readable zip ({error}). {DAMAGED}") from None
             self._pid = os.getpid()
@@ -145,7 +158,21 @@ class Raw:
                     break
         if best is None:
             return None
-        return self if not best else Raw(self.path, f"{self.root}/{best}" if self.root else best)
+        return self if not best else Raw(self.path, f"{self.root}/{best}" if self.root else best, self.within)
+
+    def archive(self, name: str) -> Raw:
+        """A zip inside the release, read in place as a release of its own.
+
+        Every jump to another member of a zip in a zip unpacks the outer one again up to there, so it suits a few
+        members read from front to back.
+
+        Raises:
+            Reject: if it is missing, too large, not a zip, or its name leaves the release.
+        """
+        with refusing("not a readable zip", name), self.open(name) as stream:
+            zipfile.ZipFile(stream).close()
+        inside = self._inside(name)
+        return Raw(self.path, within=(*self.within, inside)) if self.is_zip else Raw(self.path / inside)
 
     def fingerprint(self) -> str:
         """SHA-256 over every file's name and size, and over the content of the index files among them.
@@ -156,7 +183,7 @@ class Raw:
         digest = hashlib.sha256()
         for name, size in self._listing().items():
             digest.update(f"{name}\0{size}\0".encode("utf-8", "surrogateescape"))
-            if name.endswith(_INDEX_SUFFIXES):
+            if name.endswith(_INDEX_SUFFIXES) or ("/" not in name and name.endswith(".npy")):
                 with refusing("the file cannot be read", name), self.open(name) as stream:
                     while chunk := stream.read(_CHUNK):
                         digest.update(chunk)
@@ -164,8 +191,12 @@ class Raw:
 
     # -- bytes ---------------------------------------------------------------------------------------------
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str, *, limit: int | None = None) -> IO[bytes]:
         """Open a file for reading.
+
+        Args:
+            name: the file.
+            limit: the most bytes it may unpack to; `MAX_MEMBER_BYTES` unless the caller never holds it as a whole.
 
         Raises:
             Reject: if it is missing, too large, or its name leaves the release.
@@ -173,7 +204,7 @@ class Raw:
         inside, size = self._inside(name), self._size(name)
         if size is None:
             raise Reject("the file is missing", file=name, hint="Complete the raw release")
-        if size > MAX_MEMBER_BYTES:
+        if size > (limit or MAX_MEMBER_BYTES):
             raise Reject(f"{size:,} bytes unpacked, more than any file of a release should have", file=name)
         with refusing("the file cannot be opened", name):
             return self._archive().open(inside) if self.is_zip else (self.path / inside).open("rb")
@@ -198,6 +229,24 @@ class Raw:
         except UnicodeDecodeError as error:
             raise Reject(f"not UTF-8 text at byte {error.start}", file=name) from None
 
+    def lines(self, name: str, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """The lines of a file, line ends included, each with the byte it begins at; one is held at a time.
+
+        Args:
+            name: the file.
+            start: the byte where the first line begins.
+
+        Raises:
+            Reject: if the file is missing, damaged or too large, or a line is longer than `MAX_LINE_BYTES`.
+        """
+        with refusing("the file cannot be read", name), self.open(name) as stream:
+            stream.seek(start)
+            while line := stream.readline(MAX_LINE_BYTES + 1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise Reject(f"the line at byte {start:,} has more than {MAX_LINE_BYTES:,} bytes", file=name)
+                yield start, line
+                start += len(line)
+
     # -- structured files ----------------------------------------------------------------------------------
 
     def json(self, name: str) -> Any:
@@ -213,9 +262,51 @@ class Raw:
         """A large JSON array or object, indexed by id without being held in memory; see `JsonRecords`."""
         return JsonRecords(self, name, key)
 
+    def grouped(self, name: str, **keys: str) -> dict[str, JsonGroups]:
+        """Arrays of a large JSON object, each grouped by a key of its entries without being held in memory.
+
+        `raw.grouped("train.json", annotations="story_id", images="id")["annotations"]["4711"]` lists the annotations
+        of one story. A named array that the file lacks is empty. See `JsonGroups`.
+
+        Raises:
+            Reject: if the file is missing, or not an object in which what is named are arrays.
+        """
+        return JsonGroups.read(self, name, keys)
+
     def tar(self, name: str) -> Tar:
         """A tar inside the release, plain or compressed; see `Tar`."""
         return Tar(self, name)
+
+    def table(self, name: str) -> Table:
+        """A Parquet or Arrow IPC file; see `Table`."""
+        return Table(self, name)
+
+    def samples(self, name: str) -> Samples:
+        """The keyed samples of a WebDataset tar or of a table; see `Samples`."""
+        return Samples(self, name)
+
+    def labels(self, data: bytes, name: str) -> NDArray[np.uint8]:
+        """The values of a label PNG as an array (h, w): palette indices or grey values, never colours.
+
+        Args:
+            data: the encoded picture, from wherever in the release.
+            name: what to call it in an error.
+
+        Raises:
+            Reject: if it is not a whole picture of mode P or L.
+        """
+        with refusing("not a label picture", name):
+            return read_labels(data)
+
+    def picture_size(self, data: bytes, name: str) -> tuple[int, int]:
+        """(height, width) of an encoded picture, from its header alone.
+
+        Raises:
+            Reject: if it is not a picture.
+        """
+        with refusing("not a picture", name):
+            image = Image.open(io.BytesIO(data))
+            return image.height, image.width
 
     def pickle(self, name: str, allow: frozenset[tuple[str, str]] = frozenset()) -> Any:
         """A pickled file of plain containers, plus the globals in `allow` (at most `NUMPY_GLOBALS`).
@@ -250,6 +341,17 @@ class Raw:
         if array.dtype.kind not in "iuf" or array.min() < 0 or array.max() > 255 or (array != np.rint(array)).any():
             raise Reject(f"{array.dtype} values that are not whole numbers from 0 to 255", file=name)
         return array.astype(np.uint8)
+
+    def pixels(self, name: str) -> NDArray[np.uint8]:
+        """The RGB pixels, uint8 (h, w, 3), of an encoded picture: for files that join several pictures in one.
+
+        Raises:
+            Reject: if it is missing or not a whole picture.
+        """
+        data = self.read(name)
+        with refusing("not a whole picture", name):
+            check(data)
+            return np.asarray(decode({"bytes": data, "path": name}))
 
     def object_npy(self, name: str) -> Any:
         """An object `.npy` (a pickle inside), through the allow-list; a 0-d array gives its only element.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
 from openstory_hf.raw.refusing import refusing
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 MAX_TAR_MEMBER_BYTES = 256 << 20
 """The most a member may hold; pictures and texts are far smaller."""
+
+MAX_TAR_BYTES = 1 << 40
+"""The most a tar may hold; a tar is read member by member, never as a whole."""
 
 
 class _Header(tarfile.TarInfo):
@@ -51,13 +54,60 @@ class Tar:
         """
         with (
             refusing("not a readable tar", self.name),
-            self.raw.open(self.name) as stream,
+            self.raw.open(self.name, limit=MAX_TAR_BYTES) as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar,
         ):
             for member in self._regular(tar):
                 content = tar.extractfile(member)
                 if content is not None:
                     yield _tidy(member.name), _whole(content, member.size, member.name)
+
+    def gather(
+        self, groups: Mapping[str, Collection[str]], key: Callable[[str], str], limit: int
+    ) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Members that belong together, in one pass: each group when its last member comes by.
+
+        Groups that miss members come at the end, in the order given, with what was found of them.
+
+        Args:
+            groups: name -> keys of its members; groups may share members.
+            key: the key of a member's name.
+            limit: the most bytes held for groups that are not complete, a shared member counting for each of them.
+
+        Yields:
+            name of the group, key -> content.
+
+        Raises:
+            Reject: as `stream`, for a second member of a key, and if more than `limit` bytes would be held.
+        """
+        waiting: dict[str, list[str]] = {}
+        for group, wanted in groups.items():
+            for one in dict.fromkeys(wanted):
+                waiting.setdefault(one, []).append(group)
+        left = {group: len(set(wanted)) for group, wanted in groups.items()}
+        found: dict[str, dict[str, bytes]] = {group: {} for group in groups}
+        taken: dict[str, str] = {}
+        held = 0
+        for member, content in self.stream():
+            one = key(member)
+            if one in taken:
+                raise Reject(f"two members are {one}: {taken[one]} and {member}", file=self.name)
+            if one not in waiting:
+                continue
+            taken[one] = member
+            for group in waiting.pop(one):
+                found[group][one] = content
+                held += len(content)
+                if len(found[group]) == left[group]:
+                    held -= sum(map(len, found[group].values()))
+                    yield group, found.pop(group)
+            if held > limit:
+                raise Reject(
+                    f"its members are in no order: {held:,} bytes of incomplete groups are held",
+                    file=self.name,
+                    hint="Unpack the archive in its folder",
+                )
+        yield from found.items()
 
     def names(self) -> list[str]:
         """The members in the order of the archive; reads the headers only.
@@ -77,7 +127,7 @@ class Tar:
         if member not in places:
             raise Reject(f"the archive has no member {member}", file=self.name, hint="Complete the raw release")
         offset, size = places[member]
-        with refusing("not a readable tar", self.name), self.raw.open(self.name) as stream:
+        with refusing("not a readable tar", self.name), self.raw.open(self.name, limit=MAX_TAR_BYTES) as stream:
             stream.seek(offset)
             return _whole(stream, size, member)
 
@@ -86,7 +136,7 @@ class Tar:
             places: dict[str, tuple[int, int]] = {}
             with (
                 refusing("not a readable plain tar", self.name),
-                self.raw.open(self.name) as stream,
+                self.raw.open(self.name, limit=MAX_TAR_BYTES) as stream,
                 tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar,
             ):
                 for member in self._regular(tar):

@@ -109,7 +109,7 @@ def _sampled_sizes(folder: BuiltFolder, file: str) -> Iterator[tuple[int, int]]:
         for group in groups:
             rows = -(-SAMPLED_ROWS // len(groups))
             batch = next(parquet.iter_batches(batch_size=rows, row_groups=[group], columns=["images"]))
-            yield from (_size(image["bytes"]) for image in batch.column("images").flatten().to_pylist())
+            yield from (_size(image["bytes"]) for image in batch.column("images").flatten().to_pylist() if image)
 
 
 def _size(data: bytes) -> tuple[int, int]:

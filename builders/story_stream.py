@@ -1,0 +1,280 @@
+"""StoryStream (SEED-Story): 30-frame stories from Curious George, Rabbids Invasion and The Land Before Time.
+
+Raw tree as downloaded; archives may also lie unpacked beside each other, in folders of any name and depth:
+
+    George/george.tar.gz       pictures: [...]/{clip}/{clip}_keyframe_{H}-{M}-{S}-{ms}.jpg, clip has six digits
+    George/george_story.zip    JSONL: {"id": 0, "images": [30 paths], "captions": [30 texts], "orders": [0, ..., 29]}
+    Rabbids/rabbids.tar.gz, Rabbids/rabbids_story.zip, The_Land/the_land.tar.gz, The_Land/the_land_story.zip
+
+Defects of the source, and what is done about each:
+
+* `id` repeats over files and chunks: a story is called {subset}/{JSONL file}/{line}, the `id` goes to `extras`.
+* The names of the JSONL files are not documented: "val" or "test" in a path decides the split, all else is train.
+* A story may be there again, whole or in chunks of 10: a line whose pictures all belong to lines before it is a
+  reject that names them. Test comes first, then validation, then train, so what is held out stays held out.
+* Paths have backslashes, lack the folder, or start at another root: folder and file name find the picture. A picture
+  that is missing, or of which there are two, is a reject that names the path.
+* Lists of different lengths are rejects with both counts; stories of fewer than 30 frames are published as they are.
+* Times in names are not padded, so sorting names is wrong: the list's order is kept, `orders` goes to `extras`.
+* Intermediate files hold Python text instead of JSON: each line is a reject, and nothing is ever evaluated.
+* A tar is read from front to back: a story comes when its last picture has; at most 2 GB are held for unfinished ones.
+"""
+
+import json
+import posixpath
+import re
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from openstory_hf.builder import StoryBuilder
+from openstory_hf.fakes import RawWriter, scene
+from openstory_hf.info import Info, Option, Split
+from openstory_hf.raw import Raw
+from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window
+
+INFO = Info(
+    title="StoryStream",
+    summary="Long cartoon stories of 30 keyframes with a narrative text each; 8,595 stories are published in all.",
+    license="other",
+    license_name="apache-2.0-annotations-third-party-frames",
+    rights="The texts are published under apache-2.0. The frames are copyrighted material of the owners of the three "
+    "series: build them for your own research; do not publish them without the owners' permission.",
+    third_party=True,
+    languages=("en",),
+    homepage="https://github.com/TencentARC/SEED-Story",
+    citation="""@article{yang2024seedstory,
+  title={SEED-Story: Multimodal Long Story Generation with Large Language Model},
+  author={Yang, Shuai and Ge, Yuying and Li, Yang and Chen, Yukang and Ge, Yixiao and Shan, Ying and Chen, Yingcong},
+  journal={arXiv preprint arXiv:2407.08683}, year={2024}}""",
+    splits={"train": Split(), "validation": Split(source_name="val"), "test": Split()},
+    sequence="a story's keyframes in the order of its list",
+    story="the whole line of a JSONL file: 30 keyframes, or as many as it has",
+    obtain="Download the StoryStream folders George, Rabbids and The_Land (28, 12 and 8 GB; any of them) linked from "
+    "github.com/TencentARC/SEED-Story, the newest story zip of each, and give the folder that holds them as --raw. "
+    "Unpack each tar.gz in its folder for --num-proc and shards of normal size; in place it gives one per split. "
+    "Unpacked files are preferred to archives beside them. Assumed, because it is not documented: JSONL files and "
+    "folders with val or test in their names are those splits, all else is train; pictures go by folder and name.",
+    tree="{George,Rabbids,The_Land}/*.tar.gz       or unpacked: **/{clip}/{clip}_keyframe_{H}-{M}-{S}-{ms}.jpg\n"
+    "{George,Rabbids,The_Land}/*_story.zip    or unpacked: **/*.jsonl",
+    not_needed=("older story zips", "intermediate .txt and .json files"),
+    options={"subsets": Option(help="subsets to build, e.g. --subsets George The_Land")},
+    tags=("cartoon", "long-story"),
+)
+
+SUBSET = re.compile(r"(?:^|/)(?:(?P<George>george)|(?P<Rabbids>rabbids)|(?P<The_Land>the[_ -]?land))(?![a-z])", re.I)
+HELD_OUT = re.compile(r"(?<![a-z])(?:e?(?P<validation>val)(?:id|idation|set)?|(?P<test>test)(?:set)?)(?![a-z])", re.I)
+HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")
+KEYFRAME = re.compile(r"(\d+)_keyframe_(\d{1,9})-(\d{1,9})-(\d{1,9})-(\d{1,9})\.")
+RUN = 50  # stories
+HELD_BYTES = 2 << 30
+Line = tuple[int, int, list[str], Sequence | Reject]
+
+
+def units(raw: Raw, split: str, subsets: tuple[str, ...] = ()) -> list[Unit]:
+    """A run of lines of a JSONL file is a unit; where the pictures are in a tar, all lines of the split are."""
+    there, found = raw.once(releases), []
+    if missing := sorted(set(subsets) - set(there)):
+        raise Reject(f"no {', '.join(missing)}; the release has {', '.join(there) or 'none'}", file=str(raw.path))
+    for name in sorted(subsets or there):
+        runs, tar = there[name].runs[split], there[name].tar
+        for part in [runs] if runs and tar else [[run] for run in runs]:
+            records, size = sum(run["records"] for run in part), sum(run["size"] for run in part) or raw.size(tar)
+            facts: dict[str, Any] = {"records": records, "size": size, "data": {"subset": name, "runs": part}}
+            found.append(Unit(unit_id=part[0]["first"], split=split, **facts))
+    return found
+
+
+def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence | Reject]:
+    """The stories of a unit; from a tar, in the order in which they become complete."""
+    release = raw.once(releases)[unit.data["subset"]]
+    left = {}  # the stories whose pictures have not all come by in a tar
+    for run in unit.data["runs"]:
+        for _, _, keys, story in islice(release.stories(run["file"], run["offset"], run["line"]), run["records"]):
+            if isinstance(story, Reject):
+                yield story
+            elif others := run["repeats"].get(story.sequence_id):
+                yield refuse(story.sequence_id, story.file, f"{others} showed all its pictures before")
+            elif release.tar:
+                left[story.sequence_id] = story, keys
+            else:
+                yield story
+    try:
+        groups = {story_id: keys for story_id, (_, keys) in left.items()}
+        for story_id, found in raw.tar(release.tar).gather(groups, picture_key, HELD_BYTES) if left else ():
+            release.held[story_id] = found
+            yield left.pop(story_id)[0]
+            del release.held[story_id]
+    except Reject as reject:
+        reject.stories = tuple(f"story_stream/{story_id}" for story_id in left)
+        raise
+
+
+def refuse(story_id: str, file: str, reason: str) -> Reject:
+    """A line that is no story."""
+    return Reject(reason, record=story_id, file=file, stories=(f"story_stream/{story_id}",))
+
+
+def picture_key(path: object) -> str:
+    """Folder and file name; a file name alone tells its folder: `000001_keyframe_0-0-1-5.jpg` lies in `000001/`."""
+    *_, folder, name = ["", "", *(part for part in str(path).replace("\\", "/").split("/") if part not in ("", "."))]
+    named = KEYFRAME.match(name)
+    return f"{named[1] if named and not folder.isdecimal() else folder}/{name}"
+
+
+def seconds(key: str) -> float | None:
+    """The time in the name of a keyframe: `.../000001_keyframe_0-20-4-5.jpg` -> 1204.005."""
+    time = KEYFRAME.match(posixpath.basename(key))
+    return ((int(time[2]) * 60 + int(time[3])) * 60_000 + int(time[4]) * 1000 + int(time[5])) / 1000 if time else None
+
+
+def releases(raw: Raw) -> dict[str, "Release"]:
+    """Subset -> its files, wherever its name stands in their paths."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in raw.names():
+        subset = SUBSET.search(name)
+        if subset and subset.lastgroup and not HIDDEN.search(name):
+            found[subset.lastgroup].append(name)
+        elif not subset and name.endswith(".jsonl"):
+            raise Reject("its path names no subset; put it below George, Rabbids or The_Land", file=name)
+    return {name: Release(raw, name, names) for name, names in found.items()}
+
+
+class Release:
+    """One subset: where its texts and pictures are, and which lines are read together."""
+
+    def __init__(self, raw: Raw, name: str, names: list[str]) -> None:
+        self.name, self.raw, self.texts, self.zip = name, raw, raw, ""
+        self.files = [file for file in names if file.endswith(".jsonl")]
+        for file in () if self.files else [file for file in names if file.lower().endswith(".zip")]:
+            inner = raw.archive(file)
+            if lists := [member for member in inner.names("", ".jsonl") if not HIDDEN.search(member)]:
+                if self.zip:
+                    raise Reject(f"{self.zip} has stories as well: keep the newest zip", file=file)
+                self.texts, self.zip, self.files = inner, f"{file}/", lists
+        pictures = [file for file in names if file.lower().endswith((".jpg", ".jpeg", ".png"))]
+        times = Counter(map(picture_key, pictures))
+        self.pictures = {key: file for file in pictures if times[key := picture_key(file)] == 1}
+        self.tars = [file for file in names if file.lower().endswith((".tar.gz", ".tgz", ".tar")) and not pictures]
+        self.tar = "".join(self.tars[:1])
+        self.held: dict[str, dict[str, bytes]] = {}  # the pictures of the story whose turn it is in the tar
+
+    @cached_property
+    def runs(self) -> dict[str, list[dict[str, Any]]]:
+        """Split -> runs of lines: first story, file, byte and line, records, bytes of pictures, lines said before."""
+        if not self.files or len(self.tars) + bool(self.pictures) != 1:
+            counts = f"{len(self.files)} JSONL files, {len(self.pictures)} pictures and {len(self.tars)} tars"
+            raise Reject(f"{self.name} has {counts}; it needs texts, and pictures or one tar of them", file=self.name)
+        runs: dict[str, list[dict[str, Any]]] = {split: [] for split in INFO.splits}
+        shown: dict[str, str] = {}  # picture -> the first story that shows it
+        held_out_first = [*INFO.splits][::-1]
+        for file in sorted(self.files, key=lambda file: (held_out_first.index(self.split_of(file)), file)):
+            run: dict[str, Any] = {"records": RUN}
+            for offset, number, keys, story in self.stories(file):
+                if run["records"] == RUN:
+                    run = {"file": file, "offset": offset, "line": number, "records": 0, "size": 0, "repeats": {}}
+                    run["first"] = f"{self.name}/{self.stem(file)}/{number}"
+                    runs[self.split_of(file)].append(run)
+                run["records"] += 1
+                if isinstance(story, Sequence):  # else it is met again, and refused, when the unit is read
+                    others = {shown.setdefault(key, story.sequence_id) for key in keys}
+                    if story.sequence_id not in others:
+                        run["repeats"][story.sequence_id] = ", ".join(sorted(others))
+                    run["size"] += sum(self.raw.size(self.pictures[key]) for key in keys if key in self.pictures)
+        return runs
+
+    def stories(self, file: str, start: int = 0, line: int = 1) -> Iterator[Line]:
+        """First byte, number, pictures and story of the lines from one on; empty ones do not count."""
+        for number, (offset, text) in enumerate(self.texts.lines(file, start), line):
+            if not text.strip():
+                continue
+            story_id = f"{self.name}/{self.stem(file)}/{number}"
+            try:
+                yield offset, number, *self.parse(story_id, self.zip + file, text)
+            except (ValueError, RecursionError) as error:
+                what = "Python text, which is never evaluated" if text.startswith(b"{'") else "not a story"
+                yield offset, number, [], refuse(story_id, self.zip + file, f"{what}: {error}")
+
+    def parse(self, story_id: str, file: str, text: bytes) -> tuple[list[str], Sequence]:
+        """The pictures and the story of one line; raises ValueError if it is none."""
+        record = json.loads(text.decode("utf-8-sig"))
+        fields = record if isinstance(record, dict) else {}
+        images, captions = fields.pop("images", None) or fields.pop("image", None), fields.pop("captions", None)
+        if not isinstance(images, list) or not isinstance(captions, list):
+            raise ValueError("an object with the lists images and captions is expected")
+        if len(images) != len(captions) or not images:
+            raise ValueError(f"{len(images)} images and {len(captions)} captions")
+        json.dumps(fields, ensure_ascii=False).encode()  # a lone surrogate is no text
+        keys = [picture_key(path) for path in images]
+        frames = {f"{story_id}-{at:02d}": at for at in range(len(keys))}
+
+        def read(frame_id: str) -> Frame:
+            at = frames[frame_id]
+            source = self.tar or self.pictures.get(keys[at], "")
+            data = self.held[story_id].get(keys[at]) if self.tar else self.raw.read(source) if source else None
+            if data is None:
+                reason = f"the release has no picture {images[at]!r}, or two of this folder and file name"
+                raise Reject(reason, file=file, hint="Complete the raw release")
+            shown, time, extras = (Picture(path=keys[at], data=data),), seconds(keys[at]), {"image": images[at]}
+            facts: dict[str, Any] = {"timestamp": time, "file": source, "extras": extras}
+            return Frame(frame_id=frame_id, caption=captions[at], pictures=shown, **facts)
+
+        whole = (Window(story_id=story_id, start=0, stop=len(keys)),)
+        facts: dict[str, Any] = {"file": file, "language": "en", "extras": {"subset": self.name, "line": fields}}
+        return keys, Sequence(sequence_id=story_id, frame_ids=tuple(frames), read=read, windows=whole, **facts)
+
+    def stem(self, file: str) -> str:
+        """The name of a JSONL file, with the folders that not all of them share."""
+        top = posixpath.commonpath([posixpath.dirname(f"/{name}") for name in self.files])
+        return posixpath.relpath(f"/{file}", top).removesuffix(".jsonl")
+
+    def split_of(self, file: str) -> str:
+        """The split that the file, or a folder of it below the subset, is named after; the last such name counts."""
+        found = [match.lastgroup for match in HELD_OUT.finditer(SUBSET.sub("", file, count=1))]
+        return (found and found[-1]) or "train"
+
+
+def fake(raw: RawWriter) -> None:
+    """George as downloaded, with a broken line of every kind; Rabbids unpacked, with bad pictures; a short story."""
+    broken = [line_of(4), line_of(5, captions=29), f"{line_of(6)}\n", '{"id": 9, "images": [\n', ["no story"]]
+    write_subset(raw, "George", {"george_train": [*map(line_of, (1, 2, 3)), *broken], "george_val": [line_of(4)]})
+    backslashes, bare, missing, torn = map(line_of, (3, 4, 5, 6))
+    backslashes["images"] = [path.replace("/", "\\") for path in backslashes["images"]]
+    bare["images"] = [path.partition("/")[2] for path in bare["images"]]
+    train = [line_of(1), missing, torn, line_of(2)]
+    write_subset(raw, "Rabbids", {"train": train, "test": [backslashes, bare]}, packed=False)
+    pictures = raw.path / "Rabbids/rabbids"
+    (pictures / missing["images"][3]).unlink()
+    (pictures / torn["images"][5]).write_bytes((pictures / torn["images"][5]).read_bytes()[:400])
+    write_subset(raw, "The_Land", {"the_land": [line_of(1), line_of(2, length=10)]})
+
+
+def line_of(clip: int, *, length: int = 30, captions: int | None = None) -> dict[str, Any]:
+    """A line of a JSONL file: one keyframe in 7.25 seconds of an episode."""
+    times = [divmod(at * 7250, 1000) for at in range(length)]
+    images = [f"{clip:06d}/{clip:06d}_keyframe_0-{s // 60}-{s % 60}-{ms}.jpg" for s, ms in times]
+    texts = [f"Part {at + 1}: the friends of clip {clip} walk on.\n" for at in range(length)]
+    return {"id": clip % 2, "images": images, "captions": texts[:captions], "orders": list(range(length))}
+
+
+def write_subset(raw: RawWriter, name: str, lists: dict[str, list[Any]], *, packed: bool = True) -> None:
+    """Write the JSONL files and the pictures of a subset, in its two archives or unpacked."""
+    folder, low = RawWriter(raw.path / name), name.lower()
+    for stem, lines in lists.items():
+        text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
+        folder.text(f"{low}_story/{stem}.jsonl", text)
+        for key in {picture_key(path) for line in lines if isinstance(line, dict) for path in line["images"]}:
+            drawn = scene(("monkey", "man"), size=96, step=int(key.split("-")[2]), place=name + key[:6])
+            folder.jpeg(f"{low}/{key}", drawn[0])
+    for packing, form in ((f"{low}_story", "zip"), (low, "gztar")) if packed else ():
+        shutil.make_archive(str(folder.path / packing), form, folder.path, packing)
+        shutil.rmtree(folder.path / packing)
+
+
+class StoryStream(StoryBuilder):
+    """StoryStream as a Hugging Face builder: `StoryStream(data_dir=RAW)`."""
+
+    INFO, units, sequences, fake = INFO, staticmethod(units), staticmethod(sequences), staticmethod(fake)
