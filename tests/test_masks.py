@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -343,3 +344,13 @@ class TestLabelImages:
             masks.read_labels(buffer.getvalue())
         with pytest.raises(ValueError, match="not a picture"):
             masks.read_labels(b"no PNG")
+
+
+def test_threads_do_not_share_the_memory_of_a_grid():
+    several = [masks.encode(np.random.default_rng(seed).random((64, 64)) < 0.5) for seed in range(40)]
+    expected = [masks.grid([rle], (16, 16)) for rle in several]
+    with ThreadPoolExecutor(8) as pool:
+        for found, one in zip(
+            pool.map(lambda rle: masks.grid([rle], (16, 16)), several * 5), expected * 5, strict=True
+        ):
+            np.testing.assert_array_equal(found, one)

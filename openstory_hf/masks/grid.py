@@ -8,7 +8,9 @@ with the number of runs, not of pixels, and a batch of masks is one pass of nump
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _BATCH = 64
-"""Masks to a pass: many share numpy's fixed costs; too many, and their arrays come from fresh pages of memory."""
+"""Masks to a pass: many share numpy's fixed costs; too many, and their arrays fall out of the caches."""
 
 
 def grid(rles: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -39,6 +41,7 @@ def grid(rles: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> NDArray[n
         ValueError: if counts are damaged or do not fill their size.
     """
     out = np.zeros((len(rles), *shape), dtype=np.float32)
+    work = _work(min(len(rles), _BATCH) * prod(shape))
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, rle in enumerate(rles):
         height, width = rle["size"]
@@ -51,8 +54,23 @@ def grid(rles: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> NDArray[n
         for first in range(0, len(members), _BATCH):
             batch = members[first : first + _BATCH]
             spans, per_mask = _spans([rles[index]["counts"] for index in batch], size[0] * size[1])
-            out[batch] = _coverage(spans, per_mask, size, shape)
-    return out
+            covered, scale = _coverage(spans, per_mask, size, shape, work)
+            if batch[-1] - batch[0] + 1 == len(batch):  # one size throughout, as in most batches: no copy between
+                np.multiply(covered, scale, out=out[batch[0] : batch[-1] + 1])
+            else:
+                out[batch] = covered * scale
+    return np.maximum(out, 0, out=out)  # sums of signed parts may miss zero by a rounding error
+
+
+_memory = threading.local()
+
+
+def _work(cells: int) -> Floats:
+    """(3, cells) of memory that every call of a thread uses again: fresh pages would cost more than the arithmetic."""
+    held: Floats | None = getattr(_memory, "work", None)
+    if held is None or held.shape[1] < cells:
+        held = _memory.work = np.empty((3, cells))
+    return held
 
 
 def _spans(counts: Sequence[str | bytes], pixels: int) -> tuple[Ints, Ints]:
@@ -87,8 +105,14 @@ def _spans(counts: Sequence[str | bytes], pixels: int) -> tuple[Ints, Ints]:
     return spans, rows
 
 
-def _coverage(spans: Ints, per_mask: Ints, size: tuple[int, int], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Coverage (K, h, w) of K masks of one size from the spans of all their runs."""
+def _coverage(
+    spans: Ints, per_mask: Ints, size: tuple[int, int], shape: tuple[int, int], work: Floats
+) -> tuple[Floats, float]:
+    """The covered part of every cell for K masks of one size, from the spans of all their runs.
+
+    Returns:
+        float64 (K, h, w), and what to multiply it with to have shares of a cell.
+    """
     (height, width), (h, w) = size, shape
     cell_h, cell_w = height / h, width / w
     mask = np.repeat(np.arange(len(per_mask)), per_mask)
@@ -97,41 +121,47 @@ def _coverage(spans: Ints, per_mask: Ints, size: tuple[int, int], shape: tuple[i
     cell_x = column // (width // w) if width % w == 0 else (column / cell_w).astype(np.int64)
     cell_y = row // (height // h) if height % h == 0 else (row / cell_h).astype(np.int64)
     depth = row / cell_h - cell_y  # how far each border reaches into its cell, as a share of it
-    covered = np.zeros((len(per_mask), w, h))  # in cells of pixels' width
+    cells = (len(per_mask), w, h)
     if width % w == 0:
-        _add_partial_columns(covered, mask, np.minimum(cell_x, w - 1), cell_y, depth, _SIGNS)
+        covered = _partial_columns(mask, np.minimum(cell_x, w - 1), cell_y, depth, _SIGNS, cells, work)
     else:  # a column of pixels lies in several cells; each gets its share
+        covered = np.zeros(cells)
         for step in range(int(np.ceil(1 / cell_w)) + 1):
             at = cell_x + step
             share = np.clip(np.minimum(column + 1, (at + 1) * cell_w) - np.maximum(column, at * cell_w), 0, None)
-            _add_partial_columns(covered, mask, np.minimum(at, w - 1), cell_y, depth, _SIGNS * share)
+            covered += _partial_columns(mask, np.minimum(at, w - 1), cell_y, depth, _SIGNS * share, cells, work)
     crossing = np.flatnonzero(column[:, 0] != column[:, 1])
     if len(crossing):
         reach = column[crossing] / cell_w - cell_x[crossing]
-        covered += _whole_columns(mask[crossing], cell_x[crossing], reach, covered.shape)[:, :, None] * cell_w
-    coverage: NDArray[np.float32] = (covered.transpose(0, 2, 1) * (1 / cell_w)).astype(np.float32)
-    return np.maximum(coverage, 0, out=coverage)  # sums of signed parts may miss zero by a rounding error
+        covered += _whole_columns(mask[crossing], cell_x[crossing], reach, cells)[:, :, None] * cell_w
+    return covered.transpose(0, 2, 1), 1 / cell_w
 
 
 _SIGNS = np.array([-1.0, 1.0])  # starts count against, stops count
 
 
-def _add_partial_columns(
-    covered: Floats, mask: Ints, cell_x: Ints, cell_y: Ints, depth: Floats, weight: Floats
-) -> None:
-    """Add the pixels above each border in its own column to the covered cells (K, w, h), in cells of their width.
+def _partial_columns(
+    mask: Ints, cell_x: Ints, cell_y: Ints, depth: Floats, weight: Floats, cells: tuple[int, int, int], work: Floats
+) -> Floats:
+    """The pixels above each border in its own column, as covered cells (K, w, h) of a column's width; lies in `work`.
 
     A border fills the cells above its own wholly and its own to `depth`. The end of the picture, which lies behind
     the last column, has no pixels above it, so the caller may put it into any column.
     """
-    _, w, h = covered.shape
+    _, w, h = cells
+    whole, part, below = work[:, : prod(cells)]
     bins = (((mask * w)[:, None] + cell_x) * h + cell_y).ravel()
     weights = np.empty(depth.shape)
     weights[:] = weight
-    whole = np.bincount(bins, weights=weights.ravel(), minlength=covered.size).reshape(covered.shape)
-    weights *= depth
-    covered += np.bincount(bins, weights=weights.ravel(), minlength=covered.size).reshape(covered.shape)
-    covered += whole @ np.tri(h, k=-1)  # below each cell: everything that ends further down fills it
+    for total in (whole, part):
+        total.fill(0)
+        np.add.at(total, bins, weights.ravel())
+        weights *= depth
+    # everything that ends in a lower cell of the column fills the cells above it
+    np.matmul(whole.reshape(-1, h), np.tri(h, k=-1), out=below.reshape(-1, h))
+    part += below
+    filled: Floats = part.reshape(cells)
+    return filled
 
 
 def _whole_columns(mask: Ints, cell_x: Ints, reach: Floats, shape: tuple[int, ...]) -> Floats:
