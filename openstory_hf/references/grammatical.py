@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -346,8 +346,13 @@ def _candidates(tokens: Sequence[Token], keys: Mapping[str, str]) -> Iterator[_C
         yield _Candidate(names, first, last, start, end, sentences[first], clauses[first], key, role)
 
 
-def _rewritten(caption: str, tokens: Sequence[Token], keys: Mapping[str, str], about: str) -> Decision:
-    """The decision on a caption; `keys` has everybody in the antecedent set, with pronoun keys."""
+def _rewritten(
+    caption: str, tokens: Sequence[Token], keys: Mapping[str, str], recent: Collection[str], about: str
+) -> Decision:
+    """The decision on a caption.
+
+    `keys` has everybody in the antecedent set, with pronoun keys; `recent` those the frame before speaks of.
+    """
     candidates = list(_candidates(tokens, keys))
     # "He talks to Fred": the pronouns already there, by where the first of each set stands.
     heads = [(token.word.split("'")[0], token.start) for token in reversed(tokens)]  # "he's" is a "he"
@@ -371,6 +376,8 @@ def _rewritten(caption: str, tokens: Sequence[Token], keys: Mapping[str, str], a
         if c.key == "they":
             if sorted(c.names) != sorted(keys):
                 return f'"they" would be everybody: {_people(keys)}'
+            if absent := [name for name in c.names if name not in recent]:
+                return f'the frame before does not speak of {" and ".join(absent)}, so "they" may be unclear'
         elif c.key == "it" and first_thing < c.start:
             return '"it" could be a thing named before'
         elif rivals := [name for name, key in keys.items() if key in (c.key, "any") and name not in c.names]:
@@ -426,18 +433,20 @@ def grammatical(
     """Algorithm 1's antecedents, with everybody a caption speaks of, and only replacements that read as English."""
     pronouns: dict[str, str] = {c.name: c.pronouns for c in reversed(cast)}
     carried: dict[str, str] = {}
+    recent: set[str] = set()
     since = 0
     for number, (caption, labels) in enumerate(zip(captions, characters, strict=True), start=1):
         tokens = tokenize(caption, cast)
         present = _strangers(caption, tokens)
         present |= {label: pronouns.get(label) or _label_key(label) for label in canonical_labels(labels, cast)}
         present |= {token.text: pronouns[token.text] for token in tokens if token.kind == "name"}
+        back = _referred_back(tokens, present, carried)
         if present.keys() <= carried.keys():
             about = f"speaks of {_people(present)}; antecedents, of frame {since}: {_people(carried)}"
-            yield _rewritten(caption, tokens, carried, about)
+            yield _rewritten(caption, tokens, carried, recent, about)
         else:
             new = ", ".join(name for name in present if name not in carried)
-            back = _referred_back(tokens, present, carried)
             carried, since = back | present, number
             about = f"nothing changes; new here: {new}; antecedents from now on: {_people(carried)}"
             yield Decision(reasons=[about])
+        recent = {*present, *back}
