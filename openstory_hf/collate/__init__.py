@@ -8,7 +8,7 @@ try:
 except ImportError as error:
     raise ImportError("the collators need PyTorch: pip install 'openstory_hf[torch]'") from error
 
-from openstory_hf.collate.characters import CharacterTokens
+from openstory_hf.collate.character_tokens import CharacterTokens
 from openstory_hf.collate.interleaved import InterleavedCollator
 
 __all__ = ["CharacterTokens", "InterleavedCollator"]
