@@ -16,16 +16,32 @@ if TYPE_CHECKING:
     from openstory_hf.collate import CharacterTokens, InterleavedCollator
     from openstory_hf.info import Info
     from openstory_hf.load import load_stories
+    from openstory_hf.mix import mix_stories
+    from openstory_hf.selection import Where
+    from openstory_hf.stream import merge_states
 
 _ROOMS = {
     "CharacterTokens": "collate",
     "Info": "info",
     "InterleavedCollator": "collate",
     "StoryBuilder": "builder",
+    "Where": "selection",
     "load_stories": "load",
+    "merge_states": "stream",
+    "mix_stories": "mix",
 }
 
-__all__ = ["CharacterTokens", "Info", "InterleavedCollator", "StoryBuilder", "__version__", "load_stories"]
+__all__ = [
+    "CharacterTokens",
+    "Info",
+    "InterleavedCollator",
+    "StoryBuilder",
+    "Where",
+    "__version__",
+    "load_stories",
+    "merge_states",
+    "mix_stories",
+]
 
 
 def __getattr__(name: str) -> Any:

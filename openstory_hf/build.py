@@ -35,6 +35,7 @@ from openstory_hf.builder import (
     tables,
 )
 from openstory_hf.errors import BuildError
+from openstory_hf.index import index_file, join_parts
 from openstory_hf.plan import SHARD_BYTES, Plan, Shard, plan_build
 from openstory_hf.records import Reject, Unit
 from openstory_hf.references import RULES_VERSION
@@ -53,11 +54,15 @@ Progress = Callable[[str, int], None]
 
 @dataclass(kw_only=True)
 class ShardResult:
-    """What a finished shard holds: rows, bytes and hash of each file, the counts, and the records left out."""
+    """What a finished shard holds: rows, bytes and hash of each file, the counts, and the records left out.
+
+    `parts` are the indexes of its files, in the work folder until the build is complete.
+    """
 
     name: str
     split: str
     files: dict[str, dict[str, Any]]
+    parts: dict[str, dict[str, Any]]
     tally: Tally
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -69,11 +74,12 @@ def build_shard(plan: Plan, shard: Shard, out: Path, progress: Progress | None =
         BuildError: at the first bad record, or after too many in a row under quarantine.
     """
     work = _work_folder(out)
-    writers = {
-        table: TableWriter(work / f"tmp-{os.getpid()}-{table}-{shard.name}", TABLES[table], plan.row_group_bytes)
-        for table in tables(plan.builder.INFO)
-    }
-    result = ShardResult(name=shard.name, split=shard.split, files={}, tally=Tally())
+    writers = {}
+    for table in tables(plan.builder.INFO):
+        temporary = work / f"tmp-{os.getpid()}-{table}-{shard.name}"
+        index = temporary.with_name(f"{temporary.name}-index")
+        writers[table] = TableWriter(temporary, index, TABLES[table], plan.row_group_bytes)
+    result = ShardResult(name=shard.name, split=shard.split, files={}, parts={}, tally=Tally())
     quarantine = _Quarantine(result.rejects)
     for unit in shard.units:
         _build_unit(plan, unit, writers, result.tally, quarantine, progress)
@@ -85,8 +91,16 @@ def build_shard(plan: Plan, shard: Shard, out: Path, progress: Progress | None =
         facts = {"rows": writer.rows, "row_groups": writer.row_groups, **file_facts(writer.path)}
         result.files[final.relative_to(out).as_posix()] = facts
         publish(writer.path, final)
+        part = _part(table, shard)
+        result.parts[part] = file_facts(writer.index.path)
+        publish(writer.index.path, work / part)
     write_whole(work / f"{shard.name}.json", json.dumps({"plan": plan.fingerprint, **asdict(result)}))
     return result
+
+
+def _part(table: str, shard: Shard) -> str:
+    """The index of a shard's file, relative to the work folder."""
+    return f"{table}-{shard.name}.index"
 
 
 @dataclass
@@ -196,7 +210,7 @@ def build(
             for result in _run(plan, waiting, out, num_proc, report):
                 results[result.name] = result
         ordered = [results[shard.name] for shard in plan.shards]
-        manifest = make_manifest(plan, ordered)
+        manifest = make_manifest(plan, ordered, _join_indexes(plan, out))
         if not any(counts["stories"]["written"] for counts in manifest["splits"].values()):
             first = next((line for result in ordered for line in result.rejects), None)
             why = f"; the first bad record: {first['reason']} ({first['file']})" if first else ""
@@ -209,7 +223,22 @@ def build(
     return manifest
 
 
-def make_manifest(plan: Plan, results: Sequence[ShardResult]) -> dict[str, Any]:
+def _join_indexes(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
+    """Write one index per table and split from those of the shards; returns the facts of each file."""
+    work, made = _work_folder(out), {}
+    for table in tables(plan.builder.INFO):
+        for split in dict.fromkeys(shard.split for shard in plan.shards):
+            parts = [work / _part(table, shard) for shard in plan.shards if shard.split == split]
+            temporary = work / f"tmp-{os.getpid()}-{table}-{split}-index"
+            rows = join_parts(parts, temporary, TABLES[table])
+            made[index_file(table, split)] = {"rows": rows, **file_facts(temporary)}
+            publish(temporary, out / index_file(table, split))
+    return made
+
+
+def make_manifest(
+    plan: Plan, results: Sequence[ShardResult], index: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """The manifest: what was built from what, with counts beside the published ones and a hash for every file."""
     info = plan.builder.INFO
     splits: dict[str, Any] = {}
@@ -247,6 +276,7 @@ def make_manifest(plan: Plan, results: Sequence[ShardResult]) -> dict[str, Any]:
         "row_group_bytes": plan.row_group_bytes,
         "splits": splits,
         "files": {file: facts for result in results for file, facts in result.files.items()},
+        "index": dict(index),
     }
 
 
@@ -360,7 +390,7 @@ def _finished(out: Path, plan: Plan) -> dict[str, Any] | None:
         return None  # nothing of ours
     if not isinstance(manifest, dict) or manifest.get("plan") != plan.fingerprint:
         raise BuildError(f"{out} holds a build of other inputs. Remove the folder, or choose another --out")
-    for file, facts in {**manifest["files"], REJECTS: {}, card.README: {}}.items():
+    for file, facts in {**manifest["files"], **manifest["index"], REJECTS: {}, card.README: {}}.items():
         path = out / file
         if not path.is_file() or path.stat().st_size != facts.get("bytes", path.stat().st_size):
             raise BuildError(f"{path} is missing or damaged. Remove the folder and build again")
@@ -380,8 +410,9 @@ def _resumed(plan: Plan, shard: Shard, out: Path) -> ShardResult | None:
     facts = json.loads(path.read_text(encoding="utf-8"))
     if facts.pop("plan") != plan.fingerprint:
         return None
-    for file, expected in facts["files"].items():
-        found = out / file
+    expectations = [(out / file, expected) for file, expected in facts["files"].items()]
+    expectations += [(_work_folder(out) / part, expected) for part, expected in facts["parts"].items()]
+    for found, expected in expectations:
         if not found.is_file() or file_facts(found) != {key: expected[key] for key in ("bytes", "sha256")}:
             return None
     if facts["rejects"] and plan.on_error == "raise":

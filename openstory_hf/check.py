@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from openstory_hf import card, masks, pictures
 from openstory_hf.build import MANIFEST, REJECTS
+from openstory_hf.errors import OutputError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.references import restore
+from openstory_hf.rows import PLACES, MappedPictures, stored_image
 from openstory_hf.schema import TABLES
 from openstory_hf.write import file_facts
 
@@ -35,8 +37,9 @@ def check(path: str | Path, *, quiet: bool = True) -> list[str]:
     Checks: hashes and sizes against the manifest; columns and feature metadata; row groups below the viewer's limit;
     unique ids over all splits; parallel lists; mentions inside their texts and exact when names are put back; every
     picture decodes; every mask has its picture's size and every box lies inside it; the counts add up and agree with
-    the manifest; the README's configs are those of the files; nothing executable and no stray shard is in the folder.
-    The rows of a file whose hash differs are not looked at: whatever they hold, it is not what was built.
+    the manifest; the README's configs are those of the files; nothing executable and no stray shard is in the folder;
+    the indexes say what the tables say, and point at their pictures. The rows of a file whose hash differs are not
+    looked at: whatever they hold, it is not what was built. Nor are the indexes while a table has a problem.
 
     Raises:
         OutputError: if the folder has no readable manifest of this schema version.
@@ -49,7 +52,8 @@ def check(path: str | Path, *, quiet: bool = True) -> list[str]:
     problems += _check_card(folder.manifest, root)
     seen: dict[str, set[str]] = {table: set() for table in TABLES}
     files = folder.manifest["files"]
-    strays = {path.relative_to(root).as_posix() for path in root.rglob("*.parquet")} - set(files)
+    known = {*files, *folder.manifest["index"]}
+    strays = {path.relative_to(root).as_posix() for path in root.rglob("*.parquet")} - known
     problems += [f"{file}: not in {MANIFEST}, yet it would be read. Remove it" for file in sorted(strays)]
     total = sum(facts["rows"] for facts in files.values())
     with tqdm(total=total, unit="row", disable=None if not quiet else True) as bar:
@@ -59,7 +63,37 @@ def check(path: str | Path, *, quiet: bool = True) -> list[str]:
                     problems.append(f"{file}: {problem}")
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 problems.append(f"{file}: the file cannot be read: {error}. Build again")
+    if not problems:
+        for file, facts in folder.manifest["index"].items():
+            try:
+                problems += [f"{file}: {problem}" for problem in _check_index(folder, file, facts)]
+            except (pa.ArrowException, OSError, OutputError) as error:
+                problems.append(f"{file}: the index cannot be read: {error}. Build again")
     return problems
+
+
+def _check_index(folder: BuiltFolder, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    path = Path(folder.path) / file
+    if not path.is_file() or file_facts(path) != {key: facts[key] for key in ("bytes", "sha256")}:
+        yield "missing, or size or SHA-256 differ from the manifest. Build again"
+        return
+    table, _, split = path.stem.partition("-")
+    index = folder.index(table, split)
+    names = [name for name in TABLES[table] if name != "images"]
+    rows, places = index.rows(names), index.rows(PLACES)
+    pictures = MappedPictures(index)
+    for shard in index.files:
+        with pq.ParquetFile(Path(folder.path) / shard) as parquet:
+            for batch in parquet.iter_batches(batch_size=32):
+                for row in batch.to_pylist():
+                    images = row.pop("images")
+                    entry, place = next(rows, None), next(places, {})
+                    found = [stored_image(pictures, 0, place["file"], each) for each in place.get("pictures", ())]
+                    if entry != row or found != images:
+                        yield f"row {row.get('story_id') or row['frame_id']} of {shard} is not as the index says"
+                        return
+    if next(rows, None) is not None:
+        yield "it has more rows than the table"
 
 
 def _check_file(path: Path, facts: Mapping[str, Any], seen: Mapping[str, set[str]], bar: tqdm[Any]) -> Iterator[str]:

@@ -247,7 +247,7 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 def _preview(arguments: argparse.Namespace) -> None:
     from openstory_hf import preview
-    from openstory_hf.folder import read_stories
+    from openstory_hf.rows import read_stories
 
     rows = read_stories(arguments.dir, arguments.split, arguments.number, arguments.story)
     preview.save(rows, arguments.output, title=f"{rows[0]['dataset']} – {len(rows)} stories")

@@ -1,65 +1,74 @@
-"""A built dataset folder, local or behind a URL: its manifest, its row groups, and rows at any place."""
+"""A built dataset: its manifest, the indexes of its tables, and rows at any place."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openstory_hf.build import MANIFEST
 from openstory_hf.errors import OutputError, UsageError
+from openstory_hf.index import index_file
 from openstory_hf.info import Character
 from openstory_hf.schema import SCHEMA_VERSION
+from openstory_hf.storage import Storage
 
+WHOLE_INDEX = 16 << 20
+"""An index up to this size is fetched in one request; of a larger one only what is needed."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowGroup:
-    """One row group of a table: where it is, and the number of its first row within the table and split."""
-
-    file: str
-    index: int
-    first_row: int
-    rows: int
+KEPT_BYTES = 96 << 20
+"""Row groups of an index that are kept in memory."""
 
 
 class BuiltFolder:
-    """A built dataset folder, local or behind any fsspec URL: its manifest and its row groups.
+    """A built dataset, local, on the Hub or behind a URL.
 
     Args:
-        path: folder or URL.
+        path: see `storage.Storage`.
+        revision: of a repository on the Hub.
 
     Raises:
         OutputError: if there is no manifest, or it is of another schema version.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = str(path)
-        self.fs, self.root = fsspec.url_to_fs(self.path)
+    def __init__(self, path: str, revision: str | None = None) -> None:
+        self.storage = Storage(path, revision)
+        self.path = self.storage.path
+        self._indexes: dict[tuple[str, str], Index] = {}
         try:
-            manifest = json.loads(self.fs.cat_file(f"{self.root}/{MANIFEST}"))
+            manifest = json.loads(self.storage.whole(MANIFEST))
         except (FileNotFoundError, NotADirectoryError):
             raise OutputError(
-                f"{path} holds no {MANIFEST}. Give the --out folder of a finished `openstory build`"
+                f"{self.path} holds no {MANIFEST}. Give the --out folder of a finished `openstory build`, or a "
+                "repository made of one"
             ) from None
         except ValueError as error:
-            raise OutputError(f"{path}/{MANIFEST} is not JSON: {error}. Build the folder again") from None
+            raise OutputError(f"{self.path}/{MANIFEST} is not JSON: {error}. Build the folder again") from None
         if not isinstance(manifest, dict) or "schema_version" not in manifest:
-            raise OutputError(f"{path}/{MANIFEST} is not the manifest of an `openstory build`. Build the folder again")
+            raise OutputError(
+                f"{self.path}/{MANIFEST} is not the manifest of an `openstory build`. Build the folder again"
+            )
         self.manifest: dict[str, Any] = manifest
         version = manifest["schema_version"]
         if version != SCHEMA_VERSION:
             raise OutputError(
-                f"{path} has schema version {version}, this package reads {SCHEMA_VERSION}. "
+                f"{self.path} has schema version {version}, this package reads {SCHEMA_VERSION}. "
                 f"Install openstory_hf {manifest.get('openstory_hf')}, or build the folder again"
             )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that are the same for the same data, wherever it lies."""
+        facts = sorted((file, facts["sha256"]) for file, facts in self.manifest["files"].items())
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def files(self, table: str, split: str) -> list[str]:
         """The files of a table and split, in order; empty if it has none."""
@@ -76,94 +85,91 @@ class BuiltFolder:
             raise UsageError(f"{self.path} has no split {name!r}; it has {', '.join(splits)}")
         return name or splits[0]
 
-    @contextlib.contextmanager
-    def open(self, file: str) -> Iterator[pq.ParquetFile]:
-        """Open one Parquet file for reading.
-
-        Raises:
-            OutputError: if it cannot be opened, or read later on.
-        """
-        try:
-            with self.fs.open(f"{self.root}/{file}") as stream:
-                yield pq.ParquetFile(stream, pre_buffer=True)
-        except (pa.ArrowException, OSError) as error:
-            hint = f"`openstory check {self.path}` finds what is damaged"
-            raise OutputError(f"{self.path}/{file} cannot be read: {error}. {hint}") from None
-
-    def row_groups(self, table: str, split: str) -> list[RowGroup]:
-        """All row groups of a table and split in order; reads the footers only."""
-        found: list[RowGroup] = []
-        row = 0
-        for file in self.files(table, split):
-            with self.open(file) as parquet:
-                for index in range(parquet.num_row_groups):
-                    rows = parquet.metadata.row_group(index).num_rows
-                    found.append(RowGroup(file=file, index=index, first_row=row, rows=rows))
-                    row += rows
-        return found
+    def index(self, table: str, split: str) -> Index:
+        """The index of a table and split."""
+        if (table, split) not in self._indexes:
+            self._indexes[table, split] = Index(self, table, split)
+        return self._indexes[table, split]
 
     def column(self, table: str, split: str, columns: Sequence[str]) -> dict[str, list[Any]]:
-        """Some light columns of a whole table and split."""
-        parts = []
-        for file in self.files(table, split):
-            with self.open(file) as parquet:
-                parts.append(parquet.read(columns=list(columns)))
-        return pa.concat_tables(parts).to_pydict() if parts else {name: [] for name in columns}
+        """Some columns, other than pictures, of a whole table and split."""
+        if not self.files(table, split):
+            return {name: [] for name in columns}
+        found: dict[str, list[Any]] = self.index(table, split).read(columns).to_pydict()
+        return found
 
     def cast(self) -> tuple[Character, ...]:
         """The recurring cast."""
         return tuple(Character(**{**c, "aliases": tuple(c["aliases"])}) for c in self.manifest["characters"])
 
 
-class RowReader:
-    """Random access to the rows of a table through a few row groups kept as Arrow tables."""
-
-    def __init__(
-        self, folder: BuiltFolder, table: str, split: str, *, keep: int, groups: Sequence[RowGroup] | None = None
-    ) -> None:
-        self._folder = folder
-        self._groups = folder.row_groups(table, split) if groups is None else groups
-        self._starts = [group.first_row for group in self._groups]
-        self._keep = keep
-        self._kept: OrderedDict[int, pa.Table] = OrderedDict()
-
-    def get(self, row: int, rows: int) -> list[dict[str, Any]]:
-        """Rows [row, row + rows) as dictionaries."""
-        found: list[dict[str, Any]] = []
-        while len(found) < rows:
-            at = row + len(found)
-            number = int(np.searchsorted(self._starts, at, side="right")) - 1
-            group = self._groups[number]
-            inside = at - group.first_row
-            found += self._table(number).slice(inside, min(rows - len(found), group.rows - inside)).to_pylist()
-        return found
-
-    def _table(self, number: int) -> pa.Table:
-        if number not in self._kept:
-            group = self._groups[number]
-            with self._folder.open(group.file) as parquet:
-                self._kept[number] = parquet.read_row_group(group.index)
-            if len(self._kept) > self._keep:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(number)
-        return self._kept[number]
-
-
-def read_stories(path: str, split: str = "", number: int = 4, story_ids: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """A few rows of the `stories` table, spread over the split, or those with the given ids.
+class Index:
+    """The index of a table and split; see `openstory_hf.index`. Safe to use from several threads.
 
     Raises:
-        UsageError: for an unknown split or id.
-        OutputError: if the folder is not a finished build, or the split is empty.
+        OutputError: if it cannot be read.
     """
-    folder = BuiltFolder(str(path))
-    split = folder.split(split)
-    ids = folder.column("stories", split, ["story_id"])["story_id"]
-    if not ids:
-        raise OutputError(f"{path}: split {split} has no stories")
-    if unknown := [name for name in story_ids if name not in ids]:
-        raise UsageError(f"{path}: split {split} has no story {unknown[0]!r}; the first is {ids[0]!r}")
-    chosen = [ids.index(name) for name in story_ids]
-    chosen = chosen or sorted({round(at * (len(ids) - 1) / max(1, number - 1)) for at in range(number)})
-    reader = RowReader(folder, "stories", split, keep=1)
-    return [reader.get(row, 1)[0] for row in chosen]
+
+    def __init__(self, folder: BuiltFolder, table: str, split: str) -> None:
+        self.folder = folder
+        self.files = folder.files(table, split)
+        self._name = index_file(table, split)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
+        facts = folder.manifest["index"].get(self._name)
+        if facts is None:
+            raise OutputError(f"{folder.path}: the manifest names no {self._name}. Build the folder again")
+        try:
+            self._file = pq.ParquetFile(self._source(facts["bytes"]), pre_buffer=True)
+            metadata = self._file.metadata
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from None
+        rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._first = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+
+    def _source(self, size: int) -> Any:
+        storage = self.folder.storage
+        if storage.local:
+            return pa.py_buffer(storage.map(self._name))
+        if size <= WHOLE_INDEX:
+            try:
+                return pa.py_buffer(storage.whole(self._name))
+            except FileNotFoundError:
+                raise OutputError(f"{self.folder.path}/{self._name} is missing. Push or build again") from None
+        return storage.open(self._name)
+
+    def _unreadable(self, error: Exception) -> OutputError:
+        hint = f"`openstory check {self.folder.path}` finds what is damaged"
+        return OutputError(f"{self.folder.path}/{self._name} cannot be read: {error}. {hint}")
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Some columns (or leaves of them, as dotted Parquet paths) of all rows."""
+        try:
+            with self._lock:
+                return self._file.read(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from None
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of all rows, one row after another."""
+        for number in range(len(self._first) - 1):
+            yield from self.find(int(self._first[number]), tuple(columns))[0].to_pylist()
+
+    def find(self, row: int, columns: tuple[str, ...]) -> tuple[pa.Table, int]:
+        """The row group that holds a row, and the row's number in it."""
+        number = int(np.searchsorted(self._first, row, side="right")) - 1
+        key = number, columns
+        with self._lock:
+            if key not in self._kept:
+                try:
+                    self._kept[key] = self._file.read_row_group(number, columns=list(columns))
+                except (pa.ArrowException, OSError) as error:
+                    raise self._unreadable(error) from None
+                total = sum(table.nbytes for table in self._kept.values())
+                while total > KEPT_BYTES and len(self._kept) > 2:
+                    total -= self._kept.popitem(last=False)[1].nbytes
+            self._kept.move_to_end(key)
+            return self._kept[key], row - int(self._first[number])

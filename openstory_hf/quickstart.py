@@ -10,8 +10,8 @@ from openstory_hf.build import build
 from openstory_hf.check import check
 from openstory_hf.errors import BuildError, UsageError
 from openstory_hf.fakes import RawWriter
-from openstory_hf.folder import read_stories
 from openstory_hf.load import load_stories
+from openstory_hf.rows import read_stories
 
 DATASET = "flintstones_sv"
 MARKER = ".openstory-quickstart"

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 from datasets import Features, Image, List, Value
+from numpy.typing import NDArray
 
 from openstory_hf import masks, pictures
 from openstory_hf.records import Frame, Instance, Picture, Reject, Window, check_text
 from openstory_hf.records import Sequence as StorySequence
 from openstory_hf.references import Rewritten
 
-SCHEMA_VERSION = "1"
-"""Changes whenever the columns or their meaning change."""
+SCHEMA_VERSION = "2"
+"""Changes whenever the columns, their meaning or the files beside them change."""
 
 _INSTANCE = {
     "label": Value("string"),
@@ -131,8 +132,8 @@ def _encoded(picture: Picture, frame: Frame) -> tuple[bytes | None, tuple[int, i
     if picture.pixels is not None:
         return pictures.encode_png(picture.pixels), picture.pixels.shape[:2]
     if picture.data is None:
-        shapes = (item.mask.shape for item in picture.instances if item.mask is not None)
-        return None, next(shapes, None)
+        sizes = (_mask_size(item.mask) for item in picture.instances if item.mask is not None)
+        return None, next(sizes, None)
     try:
         return picture.data, pictures.check(picture.data)
     except pictures.UndecodableError as error:
@@ -142,9 +143,9 @@ def _encoded(picture: Picture, frame: Frame) -> tuple[bytes | None, tuple[int, i
 def _instance(item: Instance, size: tuple[int, int] | None, frame: Frame) -> dict[str, Any]:
     segmentation = None
     if item.mask is not None:
-        if item.mask.shape != size:
-            raise _refuse(frame, f"the mask of {item.label!r} is {item.mask.shape}, its picture {size}")
-        segmentation = masks.encode(item.mask)
+        if (own_size := _mask_size(item.mask)) != size:
+            raise _refuse(frame, f"the mask of {item.label!r} is {own_size}, its picture {size}")
+        segmentation = masks.encode(item.mask) if isinstance(item.mask, np.ndarray) else item.mask
     bbox = None
     if item.bbox is not None:
         x, y, w, h = item.bbox
@@ -159,6 +160,10 @@ def _instance(item: Instance, size: tuple[int, int] | None, frame: Frame) -> dic
         "segmentation": segmentation,
         "score": None if item.score is None else _single(item.score),
     }
+
+
+def _mask_size(mask: NDArray[np.bool_] | masks.RLE) -> tuple[int, int]:
+    return mask.shape if isinstance(mask, np.ndarray) else (mask["size"][0], mask["size"][1])
 
 
 def _single(value: float) -> float:

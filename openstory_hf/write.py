@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
+from openstory_hf.index import PartWriter
 from openstory_hf.schema import picture_bytes
 
 ROW_GROUP_TARGET = 24 << 20
@@ -25,10 +26,17 @@ class TableWriter:
 
     Picture bytes are stored plain (they are compressed already), everything else with zstd; page index and
     content-defined chunking are on, so that readers can skip pages and the Hub can deduplicate re-uploads.
+
+    Args:
+        path: file to write.
+        index: file to write its index to.
+        features: of the table.
+        row_group_bytes: picture bytes of a row group.
     """
 
-    def __init__(self, path: Path, features: Features, row_group_bytes: int) -> None:
+    def __init__(self, path: Path, index: Path, features: Features, row_group_bytes: int) -> None:
         self.path = path
+        self.index = PartWriter(index, path, features)
         self._schema = features.arrow_schema
         leaves = _leaves(self._schema)
         plain = [leaf for leaf in leaves if leaf.startswith("images.")]
@@ -67,15 +75,18 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self._pending:
-            self._writer.write_table(pa.Table.from_pylist(self._pending, schema=self._schema))
+            table = pa.Table.from_pylist(self._pending, schema=self._schema)
+            self._writer.write_table(table)
+            self.index.add(table)
             self.rows += len(self._pending)
             self.row_groups += 1
             self._pending, self._bytes = [], 0
 
     def close(self) -> None:
-        """Write what is pending and the footer."""
+        """Write what is pending and the footers."""
         self._flush()
         self._writer.close()
+        self.index.close()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -17,6 +17,7 @@ from openstory_hf.check import check
 from openstory_hf.errors import OutputError
 from openstory_hf.fakes import RawWriter
 from openstory_hf.schema import TABLES
+from openstory_hf.write import file_facts
 
 STORIES = "stories/train-00000-of-00001.parquet"
 FRAMES = "frames/train-00000-of-00001.parquet"
@@ -65,9 +66,28 @@ def test_a_good_folder_has_no_problems(good):
     assert check(good) == []
 
 
-def test_rewriting_a_shard_unchanged_is_no_problem(out):
+def test_a_rewritten_shard_needs_another_index_even_if_its_rows_are_the_same(out):
     change_rows(out, STORIES, lambda rows: None)
-    assert check(out) == []
+    [problem] = check(out)
+    assert problem.startswith("index/stories-train.parquet: ")
+    assert "it is not the file its index was made of" in problem
+
+
+def test_an_index_that_says_something_else_than_its_table_is_a_problem(out):
+    path = out / "index/frames-train.parquet"
+    table = pq.read_table(path)
+    captions = table["caption"].to_pylist()
+    captions[1] += "."
+    at = table.schema.get_field_index("caption")
+    pq.write_table(table.set_column(at, "caption", pa.array(captions)), path)
+    [problem] = check(out)
+    assert problem.startswith("index/frames-train.parquet: missing, or size or SHA-256 differ")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["index"]["index/frames-train.parquet"] |= file_facts(path)
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    [problem] = check(out)
+    assert "s_01_e_01_shot" in problem
+    assert "is not as the index says" in problem
 
 
 def test_rejected_files_with_odd_names_are_no_problem(tmp_path):

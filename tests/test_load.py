@@ -24,10 +24,10 @@ from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.errors import OpenStoryError, OutputError, UsageError
 from openstory_hf.fakes import RawWriter, scene
-from openstory_hf.folder import read_stories
 from openstory_hf.load import load_stories
 from openstory_hf.records import Frame, Picture, Sequence, Window
 from openstory_hf.references import rewrite
+from openstory_hf.rows import read_stories
 from openstory_hf.schema import STORIES
 
 EPISODES = {"train": {"s_01_e_01": 11, "s_01_e_02": 7, "s_01_e_03": 8, "s_01_e_04": 6}, "val": {"s_02_e_01": 9}}
@@ -93,7 +93,7 @@ def test_windows_equal_a_brute_force_cut_of_the_frames_table(out, length, stride
     assert len(found) == stream.num_stories == len(expected) > 0
     assert len(set(ids(found))) == len(found)
     for row, frames in zip(found, expected, strict=True):
-        assert set(row) == {*STORIES, "texts"}
+        assert set(row) == {*STORIES, "texts", "draw"}
         for column, source in (
             ("frame_ids", "frame_id"),
             ("captions", "caption"),
@@ -118,7 +118,9 @@ def test_windows_never_bridge_a_frame_that_was_left_out(out):
 def test_published_stories_are_the_rows_of_the_stories_table(out):
     for split in ("train", "validation"):
         expected = [{**row, "texts": row["captions"]} for row in stored(out, "stories", split)]
-        assert list(load_stories(out, split)) == expected
+        found = list(load_stories(out, split))
+        assert len({row.pop("draw") for row in found}) == len(found)
+        assert found == expected
         assert [row["frame_ids"] for row in load_stories(out, split, length=5)] == [r["frame_ids"] for r in expected]
 
 
@@ -407,7 +409,7 @@ print(len(rows), "torch" in sys.modules)
         ({"frame": "first"}, "frame='first' is not"),
         ({"frame": -1}, "frame=-1 is not"),
         ({"frame": True}, "frame=True is not"),
-        ({"captions": "x"}, "captions='x' is not one of original, referential, algorithm1"),
+        ({"captions": "x"}, "captions='x' is not one of original, referential, random, algorithm1"),
         ({"rank": 1}, "rank=1 and world_size=None"),
         ({"world_size": 2}, "rank=None and world_size=2"),
         ({"rank": 2, "world_size": 2}, "0 <= rank < world_size"),
@@ -438,7 +440,7 @@ def test_a_length_that_no_book_has_names_the_longest(books):
         ("{", "is not JSON"),
         ("[]", "is not the manifest of"),
         ("{}", "is not the manifest of"),
-        ('{"schema_version": "0", "openstory_hf": "0.0.1"}', "schema version 0, this package reads 1. Install"),
+        ('{"schema_version": "0", "openstory_hf": "0.0.1"}', "schema version 0, this package reads 2. Install"),
     ],
 )
 def test_a_folder_that_is_no_finished_build_is_refused_with_the_reason(tmp_path, manifest, words):

@@ -21,6 +21,7 @@ from openstory_hf import pictures, stats
 from openstory_hf.build import build
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.fakes import RawWriter
+from openstory_hf.rows import MappedPictures
 from openstory_hf.stats import Distribution, collect, plot, released_flintstones, released_pororo, render_text
 
 CAPTIONS = Path(__file__).parents[2] / "shared/data/flintstones_sv_captions/Val_Data_FlintstonesSV.json"
@@ -136,22 +137,20 @@ def test_no_picture_is_decoded_and_few_are_read(flintstones, storybook, monkeypa
         raise AssertionError("a picture was decoded")
 
     asked = []
-    read = pq.ParquetFile.iter_batches
+    get = MappedPictures.get
 
-    def spy(self, **options):
-        for batch in read(self, **options):
-            asked.append((options["columns"], batch.num_rows, batch.schema.names))
-            yield batch
+    def spy(self, run, file, place):
+        asked.append(run)
+        return get(self, run, file, place)
 
     monkeypatch.setattr(pictures, "decode", refuse)
     monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", spy)
+    monkeypatch.setattr(MappedPictures, "get", spy)
     for _, out in (flintstones, storybook):
         asked.clear()
         assert collect(out).total.resolution.sampled
-        sampled = [rows for columns, rows, _ in asked if columns == ["images"]]
-        assert 0 < sum(sampled) <= stats.SAMPLED_ROWS * len(list(out.glob("stories/*")))
-        assert not any("images" in names for columns, _, names in asked if columns != ["images"])
+        splits = json.loads((out / "manifest.json").read_text())["splits"]
+        assert 0 < len(set(asked)) <= stats.SAMPLED_ROWS * len(splits)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +270,7 @@ def test_the_text_of_a_dataset_without_cast_or_published_counts(storybook):
 def test_a_damaged_file_is_named(flintstones, tmp_path):
     write_release(RawWriter(tmp_path / "raw"), {"train": {"s_01_e_01": 5}}, variant="B")
     build(FlintstonesSV, tmp_path / "raw", tmp_path / "out")
-    [file] = (tmp_path / "out").glob("frames/*")
+    file = tmp_path / "out/index/frames-train.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(OutputError, match=file.name):
         collect(tmp_path / "out")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
 from openstory_hf.build import REJECTS
 from openstory_hf.errors import OutputError
 from openstory_hf.folder import BuiltFolder
+from openstory_hf.rows import PLACES, RowReader, picture_source
 
 if TYPE_CHECKING:
     pass
@@ -44,9 +43,8 @@ def collect(path: str | Path) -> Statistics:
     folder = BuiltFolder(str(path))
     manifest = folder.manifest
     tallies = {split: _count(folder, split) for split in manifest["splits"]}
-    with folder.fs.open(f"{folder.root}/{REJECTS}", "rb") as lines:
-        for line in map(json.loads, lines):
-            tallies[line["split"]].rejects[line["reason"]] += 1
+    for line in map(json.loads, folder.storage.whole(REJECTS).splitlines()):
+        tallies[line["split"]].rejects[line["reason"]] += 1
     total = Counters()
     for tally in tallies.values():
         total.add(tally)
@@ -78,38 +76,33 @@ def _count(folder: BuiltFolder, split: str) -> Counters:
         sequence = row["sequence_id"]
         instances = row["instances"]
         tally.frame(row["caption"], row["characters"], row["setting"], len(instances), instances[row["key_image"]])
-    for file in folder.files("stories", split):
-        tally.sizes.update(_sampled_sizes(folder, file))
+    if folder.files("stories", split):
+        tally.sizes.update(_sampled_sizes(folder, split))
     return tally
 
 
-@contextmanager
-def _reading(folder: BuiltFolder, file: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # Arrow's, the file system's, and the many of Pillow
-        raise OutputError(f"{folder.path}/{file} cannot be read: {error}. Build the folder again") from None
-
-
 def _rows(folder: BuiltFolder, table: str, split: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for file in folder.files(table, split):
-        with _reading(folder, file), folder.open(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=256, columns=columns):
-                yield from batch.to_pylist()
+    if folder.files(table, split):
+        yield from folder.index(table, split).rows(columns)
 
 
-def _sampled_sizes(folder: BuiltFolder, file: str) -> Iterator[tuple[int, int]]:
-    """(width, height) of the pictures in the first rows of row groups spread over a file."""
-    with (
-        _reading(folder, file),
-        folder.fs.open(f"{folder.root}/{file}") as stream,
-        pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 16) as parquet,  # fetches only the first pages
-    ):
-        groups = range(0, parquet.num_row_groups, -(-parquet.num_row_groups // SAMPLED_ROWS) or 1)
-        for group in groups:
-            rows = -(-SAMPLED_ROWS // len(groups))
-            batch = next(parquet.iter_batches(batch_size=rows, row_groups=[group], columns=["images"]))
-            yield from (_size(image["bytes"]) for image in batch.column("images").flatten().to_pylist() if image)
+def _sampled_sizes(folder: BuiltFolder, split: str) -> Iterator[tuple[int, int]]:
+    """(width, height) of the pictures of some stories, spread over the split."""
+    index = folder.index("stories", split)
+    chosen = range(0, len(index), -(-len(index) // SAMPLED_ROWS) or 1)
+    light = RowReader(index, PLACES)
+    source = picture_source(index, {row: (row, row + 1) for row in chosen}, chosen)
+    for row in chosen:
+        source.enter(row)
+        values = light.get(row)
+        for place in filter(None, values["pictures"]):
+            try:
+                yield _size(source.get(row, values["file"], place))
+            except Exception as error:  # the many of Pillow
+                file = f"{folder.path}/{index.files[values['file']]}"
+                raise OutputError(f"{file} cannot be read: {error}. Build the folder again") from None
+        source.leave(row)
+    source.close()
 
 
 def _size(data: bytes) -> tuple[int, int]:

@@ -1,0 +1,132 @@
+"""Several datasets as one stream, each story drawn from one of them with a given weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from openstory_hf.errors import UsageError
+from openstory_hf.load import StoryStream
+from openstory_hf.order import Ints
+from openstory_hf.stream import ElasticStream, Intervals, as_torch
+
+Stop = Literal["first", "all"]
+
+_MIXTURE = 3
+
+
+def mix_stories(
+    streams: Mapping[str, StoryStream],
+    weights: Mapping[str, float] | None = None,
+    *,
+    stop: Stop = "first",
+    seed: int = 0,
+    rank: int | None = None,
+    world_size: int | None = None,
+) -> MixedStream:
+    """Mix streams of stories, with the guarantees of `load_stories`: pure order, equal shares, exact states.
+
+    Each stream keeps its own order; which one gives the next story is drawn by weight.
+
+    Args:
+        streams: by a name of your choice.
+        weights: how often each is drawn, relative to each other; by default as large as the streams, which gives each
+            story once.
+        stop: an epoch ends before the "first" stream would begin again, or when "all" have been gone through, those
+            that are done beginning again in another order.
+        seed: of the draws.
+        rank: of this process; taken from torch.distributed when it is initialised.
+        world_size: number of processes, likewise.
+
+    Raises:
+        UsageError: for no streams, or weights that do not fit them.
+    """
+    return_value: MixedStream = as_torch(MixedStream(dict(streams), weights, stop, seed, rank, world_size))
+    return return_value
+
+
+class MixedStream(ElasticStream):
+    """The iterable that `mix_stories` returns."""
+
+    def __init__(
+        self,
+        streams: Mapping[str, StoryStream],
+        weights: Mapping[str, float] | None,
+        stop: Stop,
+        seed: int,
+        rank: int | None,
+        world_size: int | None,
+    ) -> None:
+        super().__init__(seed, rank, world_size)
+        sizes = {name: stream.num_stories for name, stream in streams.items()}
+        given = sizes if weights is None else weights
+        if not streams or set(given) != set(streams) or not all(0 < weight < np.inf for weight in given.values()):
+            raise UsageError(f"weights={given} must give a positive number for each of {', '.join(streams) or 'none'}")
+        if stop not in ("first", "all"):
+            raise UsageError(f'stop={stop!r} is not "first" or "all"')
+        self._arguments = (streams, weights, stop, seed, rank, world_size)
+        self._streams = dict(streams)
+        self._stop = stop
+        total = sum(given.values())
+        self._weights = {name: given[name] / total for name in streams}
+        self._exact = weights is None
+        # the expected place at which each stream has been gone through; a mean, so that all epochs are equally long
+        ends = [sizes[name] / self._weights[name] for name in streams]
+        self._length = (
+            sum(sizes.values()) if self._exact else int(min(ends) if stop == "first" else np.ceil(max(ends)))
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._arguments, self._shared, self._loaded, self._loaded_by)
+
+    @property
+    def num_stories(self) -> int:
+        """Stories of an epoch, over all ranks and workers."""
+        return self._length
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whatever decides the order and the content of the stories, as JSON."""
+        parts = {name: stream.identity for name, stream in self._streams.items()}
+        return {"mixture": parts, "weights": self._weights, "stop": self._stop, "seed": self.seed}
+
+    def sources(self, epoch: int) -> Ints:
+        """The number of the stream that gives each story of an epoch: int64 (num_stories,)."""
+        counts = self._counts()
+        sources = np.repeat(np.arange(len(counts)), counts)
+        return np.random.default_rng([_MIXTURE, self.seed, epoch]).permutation(sources)
+
+    def _counts(self) -> list[int]:
+        """Stories of an epoch from each stream: its weight of the whole, rounded so that the sum is exact."""
+        if self._exact:
+            return [stream.num_stories for stream in self._streams.values()]
+        bounds = np.floor(np.cumsum([0.0, *self._weights.values()]) * self._length + 0.5).astype(int)
+        return [int(count) for count in np.diff(bounds)]
+
+    def _read(self, intervals: Intervals, epoch: int) -> Iterator[dict[str, Any]]:
+        sources = self.sources(epoch)
+        here = np.zeros(len(sources), bool)
+        for start, stop in intervals:
+            here[start:stop] = True
+        readers = {}
+        for number, stream in enumerate(self._streams.values()):
+            # the how-manieth stories of this stream stand at the positions to read
+            wanted = np.flatnonzero(here[sources == number])
+            readers[number] = _laps(stream, wanted, epoch)
+        for number in sources[here].tolist():
+            yield next(readers[number])
+
+
+def _laps(stream: StoryStream, wanted: Ints, epoch: int) -> Iterator[dict[str, Any]]:
+    """Stories of a stream by their place in its order, which goes on in another order behind its end."""
+    for lap in np.unique(wanted // stream.num_stories).tolist():
+        places = wanted[wanted // stream.num_stories == lap] % stream.num_stories
+        yield from stream.stories(stream.order(epoch, lap)[places], epoch, lap)
+
+
+def _restored(arguments: Any, shared: Any, loaded: dict[str, Any] | None, loaded_by: int) -> MixedStream:
+    stream: MixedStream = as_torch(MixedStream(*arguments))
+    stream._shared, stream._loaded, stream._loaded_by = shared, loaded, loaded_by
+    return stream
