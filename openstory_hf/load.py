@@ -155,7 +155,8 @@ class StoryStream(ElasticStream):
             raise UsageError(f"frame={request.frame}, but frames of {request.path} have one picture, number 0")
         index = folder.index(self._selection.table, request.split)
         row_bytes = index.read(["picture_bytes"]).column("picture_bytes").to_numpy()
-        block_of_row = order.blocks(row_bytes, int(self._selection.rows.max(initial=1)))
+        span = int(self._selection.rows.max(initial=1))
+        block_of_row = order.blocks(row_bytes, span, largest=not request.shuffle)
         self._block = block_of_row[self._selection.row]
         self._window = order.window_of(row_bytes, block_of_row)
         self._cast = folder.cast()

@@ -32,18 +32,19 @@ reads again."""
 _SHUFFLE, _DRAW = 1, 2
 
 
-def blocks(row_bytes: Ints, length: int) -> Ints:
+def blocks(row_bytes: Ints, length: int, *, largest: bool = False) -> Ints:
     """The block of each row.
 
     Args:
         row_bytes: bytes of the pictures of each row, (R,).
         length: rows that a story takes.
+        largest: take the largest size at once, for rows that are read in their order.
 
     Returns:
         int64 (R,), ascending from 0 without gaps.
     """
     total = int(row_bytes.sum())
-    size = min(max(total / BLOCKS, BLOCK_BYTES[0]), BLOCK_BYTES[1])
+    size = BLOCK_BYTES[1] if largest else min(max(total / BLOCKS, BLOCK_BYTES[0]), BLOCK_BYTES[1])
     count = max(1, min(round(total / size), len(row_bytes) // max(1, OVERHANG * (length - 1))))
     before = np.cumsum(row_bytes) - row_bytes
     cut: Ints = np.minimum(before * count // max(1, total), count - 1)

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from openstory_hf.errors import OutputError, reason_of
+from openstory_hf.errors import OutputError, UsageError, reason_of
 
 T = TypeVar("T")
 
-_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_NAME = r"\w[\w.-]*/\w[\w.-]*"
+_ON_HUB = re.compile(rf"hf://datasets/(?P<name>{_NAME})(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+?))?/?")
 
 _PAUSES = (0.2, 1.0, 3.0, 8.0)
 """Seconds before a failed read from a network is tried again; the clients of the Hub retry on their own besides."""
@@ -33,18 +35,48 @@ class Storage:
 
     def __init__(self, path: str, revision: str | None = None) -> None:
         self.path = str(path)
-        if "://" not in self.path and not Path(self.path).exists() and _REPOSITORY.fullmatch(self.path):
-            at = f"@{revision.replace('/', '%2F')}" if revision else ""
-            self.path = f"hf://datasets/{self.path}{at}"
+        if "://" not in self.path and not Path(self.path).exists() and re.fullmatch(_NAME, self.path):
+            self.path = f"hf://datasets/{self.path}"
+        self._hub = _ON_HUB.fullmatch(self.path)
+        if self._hub:
+            self._pin(revision)
         elif revision:
-            raise OutputError(f"revision={revision!r}, but {path} is not a repository of the Hub")
+            raise UsageError(f"revision={revision!r}, but {path} is not a repository of the Hub")
         self._maps: dict[str, mmap.mmap] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Storage, (self.path,)
 
+    def _pin(self, revision: str | None) -> None:
+        """Read one commit, whatever is pushed meanwhile."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        assert self._hub
+        name, folder = self._hub["name"], self._hub["folder"]
+        wanted = revision or unquote(self._hub["revision"] or "main")
+        if not re.fullmatch("[0-9a-f]{40}", wanted):
+            try:
+                wanted = str(HfApi().dataset_info(name, revision=wanted, expand=["sha"]).sha)
+            except (HfHubHTTPError, OSError) as error:
+                raise OutputError(
+                    f"{self.path} (revision {wanted}) cannot be read: {reason_of(error)}. Check the name, the "
+                    "network, and that you are logged in (`hf auth login`) where access is restricted"
+                ) from None
+        self.path = f"hf://datasets/{name}@{wanted}" + (f"/{folder}" if folder else "")
+        self._hub = _ON_HUB.fullmatch(self.path)
+
     def _where(self, file: str) -> tuple[fsspec.AbstractFileSystem, str]:
         # looked up anew each time: fsspec keeps one instance for each process, and none survives a fork
+        if self._hub:
+            from huggingface_hub import get_token, hf_hub_url
+
+            # HfFileSystem would list folders before it reads a file
+            inside = f"{self._hub['folder']}/{file}" if self._hub["folder"] else file
+            url = hf_hub_url(self._hub["name"], inside, repo_type="dataset", revision=self._hub["revision"])
+            token = get_token()
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            return fsspec.filesystem("https", client_kwargs={"headers": headers}), url
         fs, root = fsspec.url_to_fs(self.path)
         return fs, f"{root}/{file}"
 
@@ -61,7 +93,14 @@ class Storage:
             OutputError: if it cannot be read.
         """
         fs, path = self._where(file)
-        return self._tried(file, lambda: bytes(fs.cat_file(path)))
+
+        def read() -> bytes:
+            if getattr(fs, "async_impl", False):
+                return bytes(fs.cat_file(path))
+            with fs.open(path, "rb") as stream:
+                return bytes(stream.read())
+
+        return self._tried(file, read)
 
     def range(self, file: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a file, in one request.
