@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 from openstory_hf.info import Character
@@ -176,6 +177,7 @@ def _is_noun(tokens: Sequence[Token], index: int) -> bool:
     return following in _SINGULAR or following in _PLURAL or (not is_known and _is_finite(following, True))
 
 
+@lru_cache(maxsize=8192)
 def _person_noun(word: str) -> str | None:
     """The pronoun key of a person noun, or None."""
     if word in _PEOPLE:
@@ -206,6 +208,13 @@ def _strangers(caption: str, tokens: Sequence[Token]) -> dict[str, str]:
             if acts or not starts_sentence(caption, token.start):
                 found[word] = "any"
     return found
+
+
+@lru_cache(maxsize=4096)
+def _parsed(caption: str, cast: tuple[Character, ...]) -> tuple[list[Token], dict[str, str]]:
+    """The tokens of a caption and its strangers; kept, as the windows over a sequence share their captions."""
+    tokens = tokenize(caption, cast)
+    return tokens, _strangers(caption, tokens)
 
 
 def _opens_subject(tokens: Sequence[Token], first: int) -> bool:
@@ -431,13 +440,14 @@ def grammatical(
     captions: Sequence[str], characters: Sequence[Sequence[str]], cast: Sequence[Character]
 ) -> Iterator[Decision]:
     """Algorithm 1's antecedents, with everybody a caption speaks of, and only replacements that read as English."""
+    cast = tuple(cast)
     pronouns: dict[str, str] = {c.name: c.pronouns for c in reversed(cast)}
     carried: dict[str, str] = {}
     recent: set[str] = set()
     since = 0
     for number, (caption, labels) in enumerate(zip(captions, characters, strict=True), start=1):
-        tokens = tokenize(caption, cast)
-        present = _strangers(caption, tokens)
+        tokens, strangers = _parsed(caption, cast)
+        present = {**strangers}
         present |= {label: pronouns.get(label) or _label_key(label) for label in canonical_labels(labels, cast)}
         present |= {token.text: pronouns[token.text] for token in tokens if token.kind == "name"}
         back = _referred_back(tokens, present, carried)
