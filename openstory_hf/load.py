@@ -6,40 +6,26 @@ their key pictures, `frames` (each stored once) for windows of another length or
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
-from openstory_hf import order, pictures, views
+from openstory_hf import order
+from openstory_hf.assemble import ADDED, CAPTIONS, Assembly, FrameChoice
 from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.order import Ints
-from openstory_hf.references import POLICIES, rewrite
-from openstory_hf.rows import PLACES, PictureSource, RowReader, picture_source, stored_image
-from openstory_hf.schema import STORIES, TABLES
-from openstory_hf.selection import Selection, Where, describe, select
+from openstory_hf.references import POLICIES
+from openstory_hf.rows import PLACES, RowReader, picture_source, stored_image
+from openstory_hf.schema import STORIES
+from openstory_hf.selection import Where, describe, select
 from openstory_hf.stream import ElasticStream, Intervals, as_torch
 
-FrameChoice = Literal["middle", "random", "all"] | int
 Shuffle = bool | Literal["full"]
-
-CAPTIONS = ("original", "referential", "random")
-ADDED = ("texts", "draw")
-"""Columns that reading adds to those of `schema.STORIES`."""
-
-_PER_FRAME = {
-    "frame_ids": "frame_id",
-    "captions": "caption",
-    "characters": "characters",
-    "setting": "setting",
-    "timestamps": "timestamp",
-}
-_OF_FIRST = ("dataset", "sequence_id", "language", "license", "source")
-_REWRITTEN = ("referential_captions", "mentions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +94,8 @@ def load_stories(
 
     Returns:
         An iterable of rows with the columns of `schema.STORIES` and two more: `texts`, and `draw`, a random number
-        below 2**63 for this story in this epoch, which collators make their random choices by. It is a `torch`
-        IterableDataset when torch has been imported.
+        below 2**63 for this story in this epoch, which collators make their random choices by. Rows may share what
+        their lists hold, so change nothing inside them. It is a `torch` IterableDataset when torch has been imported.
 
     Raises:
         OutputError: if the folder is not a finished build.
@@ -159,8 +145,15 @@ class StoryStream(ElasticStream):
         block_of_row = order.blocks(row_bytes, span, largest=not request.shuffle)
         self._block = block_of_row[self._selection.row]
         self._window = order.window_of(row_bytes, block_of_row)
-        self._cast = folder.cast()
-        self._policy = folder.manifest["referential_text"]["policy"]
+        self._assembly = Assembly(
+            table=self._selection.table,
+            columns=request.columns,
+            frame=request.frame,
+            captions=request.captions,
+            decode=request.decode,
+            cast=folder.cast(),
+            policy=folder.manifest["referential_text"]["policy"],
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self.request, self._shared, self._loaded, self._loaded_by)
@@ -207,169 +200,40 @@ class StoryStream(ElasticStream):
             epoch: which decides what is random about a story.
             lap: likewise.
         """
-        selection = self._selection
-        drawn = order.draws(len(selection), self.request.seed, epoch, lap)
+        selection, assembly = self._selection, self._assembly
+        drawn = order.draws(len(selection), self.request.seed, epoch, lap)[numbers]
+        row, rows = selection.row[numbers], selection.rows[numbers]
+        start, stop = selection.start[numbers], selection.stop[numbers]
+        run = self._block[numbers].tolist()
         index = self._folder.index(selection.table, self.request.split)
-        light = RowReader(index, [name for name in self._needed() if name not in ("images", "texts", "draw")])
-        run_of = self._block[numbers].tolist()
-        pictures_of = picture_source(index, self._runs(numbers), list(dict.fromkeys(run_of)))
-        left = Counter(run_of)
+        light = RowReader(index, [*assembly.needed, *PLACES])
+        source = picture_source(index, _runs(self._block[numbers], row, row + rows), list(dict.fromkeys(run)))
+        left = Counter(run)
         try:
-            for number, run in zip(numbers.tolist(), run_of, strict=True):
-                if self._with_pictures:
-                    pictures_of.enter(run)
-                yield self._story(selection, number, light, pictures_of, run, int(drawn[number]))
-                left[run] -= 1
-                if not left[run] and self._with_pictures:
-                    pictures_of.leave(run)
+            for at, (number, here, draw) in enumerate(zip(numbers.tolist(), run, drawn.tolist(), strict=True)):
+                found = [light.get(number) for number in range(int(row[at]), int(row[at] + rows[at]))]
+                if assembly.with_pictures:
+                    source.enter(here)
+                images = partial(stored_image, source, here)
+                if selection.table == "stories":
+                    yield assembly.from_story(found[0], int(start[at]), int(stop[at]), images, draw)
+                else:
+                    story_id = selection.story_ids[number] if selection.story_ids else ""
+                    yield assembly.from_frames(found, story_id, images, draw)
+                left[here] -= 1
+                if not left[here] and assembly.with_pictures:
+                    source.leave(here)
         finally:
-            pictures_of.close()
-
-    @property
-    def _with_pictures(self) -> bool:
-        return "images" in self.request.columns
-
-    def _runs(self, numbers: Ints) -> dict[int, tuple[int, int]]:
-        """Rows [first, last) that the stories of each block take."""
-        selection, block = self._selection, self._block[numbers]
-        by_block = np.argsort(block, kind="stable")
-        starts = np.flatnonzero(np.diff(block[by_block], prepend=-1))
-        row = selection.row[numbers][by_block]
-        first = np.minimum.reduceat(row, starts)
-        last = np.maximum.reduceat(row + selection.rows[numbers][by_block], starts)
-        runs = zip(block[by_block][starts].tolist(), first.tolist(), last.tolist(), strict=True)
-        return {run: (start, stop) for run, start, stop in runs}
-
-    def _needed(self) -> list[str]:
-        """The columns of the index that the wanted columns are made of."""
-        wanted = set(self.request.columns)
-        rewriting = "texts" in wanted and self.request.captions != "original"
-        if self._selection.table == "stories":
-            if self.request.length is not None or self.request.captions in POLICIES:
-                rewriting |= bool(wanted & set(_REWRITTEN))
-            if rewriting:
-                wanted |= {"captions", "characters", "referential_captions"}
-            if "texts" in wanted:
-                wanted.add("captions")
-            wanted |= {"frame_ids"}
-            found = [name for name in TABLES["stories"] if name in wanted]
-        else:
-            rewriting |= bool(wanted & set(_REWRITTEN))
-            made_of = {**_PER_FRAME, **{name: name for name in (*_OF_FIRST, "instances", "extras")}}
-            needed = {made_of[name] for name in wanted if name in made_of} | {"dataset", "sequence_id", "position"}
-            if rewriting or "texts" in wanted:
-                needed |= {"caption", "characters"}
-            if self.request.frame == "middle":
-                needed.add("key_image")
-            found = [name for name in TABLES["frames"] if name in needed or name == "frame_id"]
-        # how many pictures a frame has is known by their places
-        return [*(name for name in found if name != "images"), *PLACES]
-
-    def _story(
-        self,
-        selection: Selection,
-        number: int,
-        light: RowReader,
-        source: PictureSource,
-        run: int,
-        draw: int,
-    ) -> dict[str, Any]:
-        row = int(selection.row[number])
-        if selection.table == "stories":
-            start, stop = int(selection.start[number]), int(selection.stop[number])
-            made = self._from_story(light.get(row), start, stop, source, run)
-        else:
-            frames = [light.get(at) for at in range(row, row + int(selection.rows[number]))]
-            story_id = selection.story_ids[number] if selection.story_ids else ""
-            made = self._from_frames(frames, story_id, source, run, draw)
-        made["draw"] = draw
-        return self._finish(made, draw)
-
-    def _from_story(
-        self, values: Mapping[str, Any], start: int, stop: int, source: PictureSource, run: int
-    ) -> dict[str, Any]:
-        row = {name: value for name, value in values.items() if name not in PLACES}
-        places = values["pictures"][start:stop]
-        whole = (start, stop) == (0, len(values["frame_ids"]))
-        if not whole:
-            row = views.cut(row, start, stop)
-            if "referential_captions" in row or "mentions" in row:
-                row = self._rewritten(row, self._policy)
-        if self._with_pictures:
-            row["images"] = [stored_image(source, run, values["file"], place) for place in places]
-        if self.request.frame == "all":
-            row = {
-                name: [[value] for value in values] if name in ("images", "instances") else values
-                for name, values in row.items()
-            }
-        return row
-
-    def _from_frames(
-        self, frames: Sequence[Mapping[str, Any]], story_id: str, source: PictureSource, run: int, draw: int
-    ) -> dict[str, Any]:
-        first, wanted = frames[0], self.request.columns
-        start = first["position"]
-        row: dict[str, Any] = {
-            "story_id": story_id or f"{first['dataset']}/{first['sequence_id']}#{start}-{start + len(frames)}"
-        }
-        row |= {name: first[name] for name in _OF_FIRST if name in first}
-        row |= {name: [frame[of] for frame in frames] for name, of in _PER_FRAME.items() if of in first}
-        chosen = [self._pick(frame, draw, at) for at, frame in enumerate(frames)]
-        if "instances" in wanted:
-            row["instances"] = [_taken(frame["instances"], pick) for frame, pick in zip(frames, chosen, strict=True)]
-        if "extras" in wanted:
-            extras = [json.loads(frame["extras"]) if frame["extras"] else {} for frame in frames]
-            row["extras"] = json.dumps({"frames": extras}, ensure_ascii=False, sort_keys=True) if any(extras) else ""
-        if self._with_pictures:
-            row["images"] = [
-                [stored_image(source, run, frame["file"], place) for place in frame["pictures"]]
-                if pick is None
-                else stored_image(source, run, frame["file"], frame["pictures"][pick])
-                for frame, pick in zip(frames, chosen, strict=True)
-            ]
-        rewriting = any(name in wanted for name in _REWRITTEN)
-        if rewriting or ("texts" in wanted and self.request.captions in ("referential", "random")):
-            row = self._rewritten(row, self._policy)
-        return row
-
-    def _pick(self, frame: Mapping[str, Any], draw: int, at: int) -> int | None:
-        """Which picture of a frame, None for all; random ones depend on (seed, epoch, story, frame) alone."""
-        choice, count = self.request.frame, len(frame["pictures"])
-        if choice == "all":
-            return None
-        if choice == "middle":
-            return int(frame["key_image"])
-        if choice == "random":
-            return order.pick(draw, at, count)
-        if int(choice) >= count:
-            raise UsageError(f"frame={choice}, but {frame['frame_id']} has {count} pictures, numbered from 0")
-        return int(choice)
-
-    def _rewritten(self, row: dict[str, Any], policy: str) -> dict[str, Any]:
-        made = rewrite(row["captions"], row["characters"], self._cast, policy)
-        row["referential_captions"] = [entry.text for entry in made]
-        row["mentions"] = [[mention.as_row() for mention in entry.mentions] for entry in made]
-        return row
-
-    def _finish(self, row: dict[str, Any], draw: int) -> dict[str, Any]:
-        """Add what reading adds, in the order of the columns."""
-        captions = self.request.captions
-        if captions in POLICIES:
-            row = self._rewritten(row, captions)
-        if captions == "random":
-            captions = ("original", "referential")[order.pick(draw, -1, 2)]
-        if "texts" in self.request.columns:
-            row["texts"] = row["captions"] if captions == "original" else row["referential_captions"]
-        if self.request.decode and self._with_pictures:
-            row["images"] = [
-                [pictures.decode(image) for image in images] if isinstance(images, list) else pictures.decode(images)
-                for images in row["images"]
-            ]
-        return {name: row[name] for name in self.request.columns}
+            source.close()
 
 
-def _taken(values: Sequence[Any], pick: int | None) -> Any:
-    return list(values) if pick is None else values[pick]
+def _runs(block: Ints, first: Ints, last: Ints) -> dict[int, tuple[int, int]]:
+    """Rows [first, last) that the stories of each block take."""
+    by_block = np.argsort(block, kind="stable")
+    starts = np.flatnonzero(np.diff(block[by_block], prepend=-1))
+    lowest, highest = np.minimum.reduceat(first[by_block], starts), np.maximum.reduceat(last[by_block], starts)
+    runs = zip(block[by_block][starts].tolist(), lowest.tolist(), highest.tolist(), strict=True)
+    return {run: (low, high) for run, low, high in runs}
 
 
 def _check(request: Request) -> None:

@@ -22,16 +22,25 @@ ORDER = [
     "references",
     "raw",
     "fakes",
+    "forms",
     "schema",
     "builder",
+    "index",
     "write",
     "plan",
     "card",
     "build",
     "catalogue",
+    "storage",
     "folder",
+    "rows",
     "views",
+    "selection",
+    "order",
+    "assemble",
+    "stream",
     "load",
+    "mix",
     "check",
     "stats",
     "collate",
@@ -86,9 +95,17 @@ def test_rooms_import_only_lower_rooms(room):
 
 
 @pytest.mark.parametrize("path", [*sorted((ROOT / "builders").glob("[!_]*.py")), ROOT / "builders/_template.py"])
-def test_parsers_touch_only_records_info_and_raw(path):
+def test_parsers_touch_only_records_info_raw_and_forms(path):
     # builder gives the base class and fakes writes the synthetic release; parsing itself needs neither
-    assert rooms(path) <= {"records", "info", "raw", "builder", "fakes"}
+    assert rooms(path) <= {"records", "info", "raw", "forms", "builder", "fakes"}
+
+
+def test_a_dataset_can_be_read_in_a_sitting():
+    lengths = {
+        path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "builders").glob("*.py")
+    }
+    assert len(lengths) > 8
+    assert {name: length for name, length in lengths.items() if length > 250} == {}
 
 
 def test_only_collate_and_testing_import_torch():
