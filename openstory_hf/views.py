@@ -1,17 +1,39 @@
-"""Pure functions on rows of the `stories` table: shorter stories, interleaved documents, chat messages.
+"""Pure functions on rows of the `stories` table: the forms that trainers ask for.
 
 Each takes a row (any mapping with the columns of `schema.STORIES`) and returns new dictionaries; the row is
 never changed. Pictures are passed through as they are, encoded or decoded. `token_spans` and `tidy` work on a text.
-Standard library only.
+
+| view | gives | for |
+|---|---|---|
+| `windows` | rows of shorter stories | any length of story |
+| `to_pairs` | a row per frame: `image`, `caption`, its labels and masks | text-to-image trainers, CLIP |
+| `visualization`, `continuation` | a row: what is given, what is to be drawn | story generation and its evaluation |
+| `to_interleaved` | a row: `texts`, `images` with holes | OBELICS-like pretraining |
+| `to_messages` | a row: `messages`, `images` | TRL and other chat trainers |
+
+All serve `map` of a `datasets.Dataset` and of a streaming `IterableDataset`. `features` has the columns of each, and
+`batched` wraps the views that give several rows:
+
+    stories = load_dataset(OUT, split="train", streaming=True)
+    stories.map(to_messages, remove_columns=stories.column_names, features=features(to_messages))
+    stories.map(batched(to_pairs), batched=True, remove_columns=stories.column_names, features=features(to_pairs))
+
+Streamed pictures are decoded; after `.decode(False)` they are not. A map-style dataset stores what a view gives, so
+let its pictures pass encoded, `stories.cast_column("images", List(Image(decode=False)))`: decoded ones would be
+encoded anew, which takes time and, for JPEG, quality. Importing this module takes the standard library alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from openstory_hf.errors import OpenStoryError, UsageError
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 Row = dict[str, Any]
 Order = Literal["image_first", "caption_first"]
@@ -96,6 +118,87 @@ def cut(row: Mapping[str, Any], start: int, stop: int) -> Row:
     return made
 
 
+def to_pairs(row: Mapping[str, Any], text: str = "captions") -> list[Row]:
+    """The frames of a story as single pictures with captions; to `map` them, wrap it in `batched`.
+
+    Args:
+        row: a story.
+        text: the column to read.
+
+    Returns:
+        one row per frame. `key`, "<story_id>#<number of the frame>", is unique over a dataset; `key` and `caption` are
+        the names of img2dataset, `image` that of diffusers' text-to-image scripts, which take the text with
+        `--caption_column caption`. `frame_id`, `characters`, `setting` and `instances` are the frame's, None where
+        the story has no such column. Stories that overlap share frames: `frame_id` tells which.
+
+    Raises:
+        RowError: if texts or pictures are missing, or their numbers differ.
+    """
+    captions = frame_texts(row, text)
+    images = frame_images(row, len(captions))
+    of_frames = {"frame_id": "frame_ids", "characters": "characters", "setting": "setting", "instances": "instances"}
+    return [
+        {
+            "key": f"{row.get('story_id')}#{number}",
+            "image": images[number],
+            "caption": captions[number],
+            **{name: row[column][number] if row.get(column) else None for name, column in of_frames.items()},
+        }
+        for number in range(len(captions))
+    ]
+
+
+def visualization(row: Mapping[str, Any], text: str = "captions") -> Row:
+    """The task of story visualization: draw every frame, given the captions alone.
+
+    Args:
+        row: a story.
+        text: the column to read.
+
+    Returns:
+        the columns of `continuation`, with `source_image` and `source_caption` None.
+
+    Raises:
+        RowError: if texts or pictures are missing, or their numbers differ.
+    """
+    return _task(row, text, given=0)
+
+
+def continuation(row: Mapping[str, Any], text: str = "captions") -> Row:
+    """The task of story continuation: draw the frames after the first, given the first (StoryDALL-E, AR-LDM).
+
+    Args:
+        row: a story.
+        text: the column to read.
+
+    Returns:
+        - `story_id`.
+        - `source_image`, `source_caption`: the frame that is given.
+        - `captions`, `images`: of the frames to draw, in order; the pictures are what a result is compared with.
+        - `frame_ids`, `characters`, `setting`: of the frames to draw; None where the story has no such column.
+
+    Raises:
+        RowError: if texts or pictures are missing, their numbers differ, or no frame is left to draw.
+    """
+    return _task(row, text, given=1)
+
+
+def _task(row: Mapping[str, Any], text: str, given: int) -> Row:
+    captions = frame_texts(row, text)
+    images = frame_images(row, len(captions))
+    if len(captions) <= given:
+        raise row_error(row, f"{len(captions)} frames, {given} of them given, leave none to draw")
+    others = ("frame_ids", "characters", "setting")
+    return {
+        "story_id": row.get("story_id"),
+        "source_image": images[0] if given else None,
+        "source_caption": captions[0] if given else None,
+        "captions": captions[given:],
+        "images": images[given:],
+        **{name: list(row[name][given:]) if row.get(name) else None for name in others},
+    }
+
+
 def to_interleaved(
     row: Mapping[str, Any], text: str = "captions", order: Order = "image_first"
 ) -> dict[str, list[Any]]:
@@ -146,6 +249,62 @@ def to_messages(row: Mapping[str, Any], text: str = "captions", prompt: str | No
     if prompt is not None and messages:
         messages[0]["content"].insert(0, {"type": "text", "text": prompt})
     return {"messages": messages, "images": images}
+
+
+def batched(view: Callable[[Row], list[Row]]) -> Callable[[Mapping[str, list[Any]]], dict[str, list[Any]]]:
+    """A view that gives several rows, as the function that `map(..., batched=True)` calls with columns.
+
+    The result can be pickled if the view can. Options of a view are set with `functools.partial`.
+
+    >>> batched(partial(windows, length=2))({"story_id": ["s/1", "s/2"], "captions": [["a", "b", "c"], ["d"]]})
+    {'story_id': ['s/1#0-2', 's/1#1-3'], 'captions': [['a', 'b'], ['b', 'c']]}
+    """
+    return partial(_on_columns, view)
+
+
+def _on_columns(view: Callable[[Row], list[Row]], columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    names = list(columns)
+    rows = (dict(zip(names, values, strict=True)) for values in zip(*(columns[name] for name in names), strict=True))
+    made = [result for row in rows for result in view(row)]
+    return {name: [row[name] for row in made] for name in (made[0] if made else names)}
+
+
+def features(view: Callable[..., Any]) -> Features:
+    """The columns a view gives, whatever the rows: for `map(view, features=...)`.
+
+    `datasets` would otherwise guess them from the first rows, where a hole looks like a column without a type and an
+    encoded picture like two columns; a streaming dataset would have none. Imports `datasets`.
+
+    Raises:
+        UsageError: for a function that is not a view; of a `functools.partial` or `batched` view, give the view.
+    """
+    from datasets import Features, Image, List, Value
+
+    from openstory_hf.schema import STORIES
+
+    text, image = Value("string"), Image()
+    per_frame = {name: STORIES[name] for name in ("frame_ids", "characters", "setting")}
+    task = {"story_id": text, "source_image": image, "source_caption": text, "captions": List(text)}
+    block = {"type": text, "text": text}
+    columns: dict[Callable[..., Any], dict[str, Any]] = {
+        windows: STORIES,
+        to_pairs: {
+            "key": text,
+            "image": image,
+            "caption": text,
+            "frame_id": text,
+            "characters": STORIES["characters"].feature,
+            "setting": text,
+            "instances": STORIES["instances"].feature,
+        },
+        visualization: {**task, "images": List(image), **per_frame},
+        continuation: {**task, "images": List(image), **per_frame},
+        to_interleaved: {"texts": List(text), "images": List(image)},
+        to_messages: {"messages": List({"role": text, "content": List(block)}), "images": List(image)},
+    }
+    if view not in columns:
+        raise UsageError(f"{view!r} is not a view; these are: {', '.join(known.__name__ for known in columns)}")
+    return Features(columns[view])
 
 
 def token_spans(offsets: Sequence[Span], spans: Iterable[Span]) -> list[Span]:

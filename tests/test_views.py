@@ -3,9 +3,11 @@
 import ast
 import copy
 import json
+import pickle
 import pkgutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import openstory_hf
-from openstory_hf import views
 from openstory_hf.errors import UsageError
 from openstory_hf.testing import drawn_story
-from openstory_hf.views import RowError, tidy, to_interleaved, to_messages, windows
+from openstory_hf.views import (
+    RowError,
+    batched,
+    continuation,
+    features,
+    tidy,
+    to_interleaved,
+    to_messages,
+    to_pairs,
+    visualization,
+    windows,
+)
 
 PACKAGE = Path(openstory_hf.__file__).parent
 
@@ -127,8 +139,156 @@ class TestMessages:
             assert sum(block["type"] == "image" for block in blocks) == len(row["images"]) == frames
 
 
-@pytest.mark.parametrize("view", [to_interleaved, to_messages])
-class TestBothDocuments:
+class TestPairs:
+    def test_every_frame_is_a_pair_with_its_own_labels(self):
+        row = story(
+            2, captions=["one", "two"], images=["P", "Q"], characters=[["fred"], []], setting=["river", "cave"]
+        )
+        first, second = to_pairs(row)
+        assert first == {
+            "key": "drawn/1#0",
+            "image": "P",
+            "caption": "one",
+            "frame_id": "1_0",
+            "characters": ["fred"],
+            "setting": "river",
+            "instances": row["instances"][0],
+        }
+        assert [second[name] for name in ("key", "image", "caption", "setting")] == ["drawn/1#1", "Q", "two", "cave"]
+
+    def test_columns_that_a_row_lacks_are_null_and_not_left_out(self):
+        (pair,) = to_pairs({"story_id": "s/1", "captions": ["one"], "images": ["P"]})
+        assert list(pair) == list(to_pairs(story(1))[0])
+        assert [pair[name] for name in ("frame_id", "characters", "setting", "instances")] == [None] * 4
+
+    def test_the_text_column_can_be_chosen(self):
+        assert to_pairs(story(1, texts=["He sits."]), text="texts")[0]["caption"] == "He sits."
+
+
+class TestTasks:
+    def test_continuation_gives_the_first_frame_and_leaves_the_rest_to_draw(self):
+        row = story(3, captions=["one", "two", "three"], images=["P", "Q", "R"], setting=["a", "b", "c"])
+        assert continuation(row) == {
+            "story_id": "drawn/1",
+            "source_image": "P",
+            "source_caption": "one",
+            "captions": ["two", "three"],
+            "images": ["Q", "R"],
+            "frame_ids": ["1_1", "1_2"],
+            "characters": row["characters"][1:],
+            "setting": ["b", "c"],
+        }
+
+    def test_visualization_gives_nothing_and_has_the_same_columns(self):
+        row = story(2, captions=["one", "two"], images=["P", "Q"])
+        task = visualization(row)
+        assert list(task) == list(continuation(row))
+        assert (task["source_image"], task["source_caption"]) == (None, None)
+        assert (task["captions"], task["images"], task["frame_ids"]) == (["one", "two"], ["P", "Q"], ["1_0", "1_1"])
+
+    def test_a_story_of_one_frame_cannot_be_continued(self):
+        assert visualization(story(1))["captions"]
+        with pytest.raises(RowError, match=r"drawn/1.*1 frames, 1 of them given"):
+            continuation(story(1))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    datasets = pytest.importorskip("datasets")
+    schema = pytest.importorskip("openstory_hf.schema")
+    rows = [story(frames, story_id=f"drawn/{frames}") for frames in (2, 3, 5)]
+    table = datasets.Dataset.from_list(rows, features=schema.STORIES)
+    return table.cast_column("images", datasets.List(datasets.Image(decode=False)))
+
+
+class TestMapping:
+    """Every view serves `map` of both kinds of dataset, and gives the columns that `features` says."""
+
+    ONE_ROW = (
+        to_messages,
+        to_interleaved,
+        partial(to_interleaved, order="caption_first"),
+        visualization,
+        continuation,
+    )
+    SEVERAL_ROWS = (to_pairs, partial(windows, length=3))
+
+    @staticmethod
+    def expected(stored, view):
+        """Rows by hand: the view on each row, then what Arrow makes of it."""
+        made = [view(row) for row in stored]
+        made = [row for rows in made for row in rows] if isinstance(made[0], list) else made
+        columns = features(getattr(view, "func", view))
+        return [columns.encode_example(row) for row in made]
+
+    @staticmethod
+    def encoded(row):
+        """Without the decoded pictures that a map-style dataset gives."""
+        return {name: value for name, value in row.items() if name not in ("images", "image", "source_image")}
+
+    @pytest.mark.parametrize("view", [*ONE_ROW, *SEVERAL_ROWS])
+    @pytest.mark.parametrize("batch_size", [1, 1000])
+    def test_map_and_streaming_map(self, stored, view, batch_size):
+        import datasets
+
+        columns = features(getattr(view, "func", view))
+        options = {"remove_columns": stored.column_names, "features": columns}
+        if view in self.SEVERAL_ROWS:
+            options |= {"batched": True, "batch_size": batch_size}
+        function = batched(view) if view in self.SEVERAL_ROWS else view
+        mapped, streamed = stored.map(function, **options), stored.to_iterable_dataset().map(function, **options)
+        expected = self.expected(stored, view)
+        assert mapped.features == streamed.features == columns
+        assert [list(row) for row in streamed] == [list(columns)] * len(expected)
+        assert list(streamed) == expected
+        assert [self.encoded(row) for row in mapped] == [self.encoded(row) for row in expected]
+        name = next(name for name in ("images", "image") if name in columns)
+        raw = datasets.Image(decode=False)
+        undecoded = mapped.cast_column(name, raw if name == "image" else datasets.List(raw))
+        assert undecoded[name] == [row[name] for row in expected]  # the very bytes of the source
+
+    @pytest.mark.parametrize("view", [to_messages, visualization])
+    def test_streamed_pictures_are_decoded_unless_asked_otherwise(self, stored, view):
+        import datasets
+
+        columns = features(view)
+        stream = stored.cast_column("images", datasets.List(datasets.Image())).to_iterable_dataset()
+        (row, *_) = stream.map(view, remove_columns=stored.column_names, features=columns)
+        assert [image.size for image in row["images"]] == [(16, 16)] * 2
+
+    def test_batches_without_a_result_do_no_harm(self, stored):
+        options = {"batched": True, "batch_size": 1, "remove_columns": stored.column_names}
+        short = stored.map(batched(partial(windows, length=5)), features=features(windows), **options)
+        assert short["story_id"] == ["drawn/5#0-5"]
+        none = stored.map(batched(partial(windows, length=9)), features=features(windows), **options)
+        assert len(none) == 0
+        empty = stored.map(lambda row: {**row, "captions": [], "images": []}).to_iterable_dataset()
+        assert list(empty.map(batched(to_pairs), features=features(to_pairs), **options)) == []
+
+    def test_batched_views_go_to_worker_processes(self):
+        columns = {name: [value] for name, value in story(2).items()}
+        again = pickle.loads(pickle.dumps(batched(partial(to_pairs, text="referential_captions"))))
+        assert again(columns)["key"] == ["drawn/1#0", "drawn/1#1"]
+
+    def test_what_is_not_a_view_is_refused(self):
+        with pytest.raises(UsageError, match="not a view; these are: windows, to_pairs"):
+            features(tidy)
+
+
+class TestTrl:
+    def test_trl_fills_every_placeholder_of_rows_that_went_through_arrow(self):
+        data_utils = pytest.importorskip("trl.data_utils", reason="trl is not installed")
+        datasets = pytest.importorskip("datasets")
+        rows = [to_messages(story(frames), prompt="Go.") for frames in (1, 3)]
+        for row in datasets.Dataset.from_list(rows, features=features(to_messages)):
+            assert data_utils.is_conversational(row)
+            filled = data_utils.prepare_multimodal_messages(row["messages"], images=row["images"])
+            shown = [block["image"] for message in filled for block in message["content"] if block["type"] == "image"]
+            assert [image.tobytes() for image in shown] == [image.tobytes() for image in row["images"]]
+
+
+@pytest.mark.parametrize("view", [to_interleaved, to_messages, to_pairs, visualization, continuation])
+class TestEveryView:
     @pytest.mark.parametrize(
         ("columns", "message"),
         [
@@ -147,7 +307,8 @@ class TestBothDocuments:
 def test_views_leave_the_row_alone():
     row = story(3, extras='{"frames": [1, 2, 3]}', texts=["x", "y", "z"])
     before = copy.deepcopy(row)
-    for result in (*windows(row, 2), to_interleaved(row), to_messages(row, prompt="p")):
+    tasks = visualization(row), continuation(row)
+    for result in (*windows(row, 2), *tasks, to_interleaved(row), to_messages(row, prompt="p")):
         for value in result.values():
             if isinstance(value, list):
                 value.clear()
@@ -181,7 +342,7 @@ class TestImports:
         offenders = []
         for path in PACKAGE.rglob("*.py"):
             name = path.relative_to(PACKAGE)
-            if name.parts[0] in ("collate", "testing.py"):
+            if name.parts[0] in ("collate", "testing"):
                 continue
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -189,12 +350,11 @@ class TestImports:
                 offenders += [f"{name}:{node.lineno}" for module in modules if module.split(".")[0] == "torch"]
         assert offenders == []
 
-    def test_views_need_the_standard_library_only(self):
-        tree = ast.parse(Path(views.__file__).read_text(encoding="utf-8"))
-        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        foreign = {name for name in modules if name.split(".")[0] not in sys.stdlib_module_names}
-        assert foreign == {"openstory_hf.errors"}
+    def test_importing_views_takes_the_standard_library_only(self):
+        program = "import sys, openstory_hf.views; print(*{name.partition('.')[0] for name in sys.modules})"
+        result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert "openstory_hf" in result.stdout.split()
+        assert not {"datasets", "numpy", "PIL", "pyarrow", "torch"} & set(result.stdout.split())
 
     def test_all_modules_import_where_torch_is_not_installed(self):
         names = [
