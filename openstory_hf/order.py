@@ -29,6 +29,9 @@ WINDOW_BYTES = (8 << 20, 128 << 20)
 """The share of a table that is mixed at a time, within these limits: the memory of a reader, and what a resumed one
 reads again."""
 
+FAR, FEW = 0.32, 32
+"""More than a few things are moved by this share of their number on average; 1/3 is what chance would give."""
+
 _SHUFFLE, _DRAW = 1, 2
 
 
@@ -77,9 +80,17 @@ def shuffled(block: Ints, window: int, seed: int, epoch: int, lap: int = 0) -> I
     draw = np.random.default_rng([_SHUFFLE, seed, epoch, lap])
     count = int(block.max(initial=-1)) + 1
     if window >= count:
-        return draw.permutation(len(block))
-    turn = draw.permutation(count)[block]
+        return _permutation(draw, len(block))
+    turn = _permutation(draw, count)[block]
     return np.argsort(turn + window * draw.random(len(block)), kind="stable")
+
+
+def _permutation(draw: np.random.Generator, count: int) -> Ints:
+    """A permutation drawn anew until it moves things far: a shuffle of few blocks can fall short by chance."""
+    while True:
+        found = draw.permutation(count)
+        if count < FEW or np.abs(found - np.arange(count)).mean() >= FAR * count:
+            return found
 
 
 def draws(stories: int, seed: int, epoch: int, lap: int = 0) -> Ints:

@@ -392,6 +392,14 @@ def test_stories_move_far_and_within_the_stated_memory():
         assert moved.mean() >= 0.3 * len(found)
 
 
+@pytest.mark.parametrize("blocks", [33, 40, 64, 200])
+def test_few_blocks_move_as_far_as_many(blocks):
+    block = np.repeat(np.arange(blocks), 15)
+    for epoch in range(50):
+        found = order.shuffled(block, max(1, blocks // 25), 0, epoch)
+        assert np.abs(np.argsort(found) - np.arange(len(found))).mean() >= 0.3 * len(found)
+
+
 def test_the_draws_of_a_story_do_not_depend_on_its_place():
     assert (order.draws(10, 1, 2) == order.draws(10, 1, 2)).all()
     assert (order.draws(10, 1, 2) != order.draws(10, 1, 3)).all()
