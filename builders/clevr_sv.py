@@ -20,7 +20,6 @@ Defects of the source, and what is done about each:
 * Alpha is opaque throughout and the released code drops it; the PNG bytes stay as they are.
 """
 
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -28,7 +27,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
@@ -205,13 +203,12 @@ def fake(raw: RawWriter) -> None:
     vectors = {name: vector for story in stories for name, vector in write_story(raw, story).items()}
     images = raw.path / "images"
     (images / "CLEVR_new_000175_3.png").unlink()
-    torn = images / "CLEVR_new_000176_2.png"
-    torn.write_bytes(torn.read_bytes()[:300])
+    raw.cut("images/CLEVR_new_000176_2.png", 300)
     vectors["CLEVR_new_000177_1.png"] = vectors["CLEVR_new_000177_1.png"][:16]  # the generator's other vectors
     vectors["CLEVR_new_000178_1.png"][[0, 1]] = 0.5
     vectors["CLEVR_new_000179_2.png"] = vectors["CLEVR_new_000179_3.png"]
     (images / "CLEVR_new_000195_4.png").rename(images / "CLEVR_new_000195_5.png")
-    write_vectors(raw, {name: vector for name, vector in vectors.items() if "000196" not in name})
+    raw.objects(VECTORS, {name: vector for name, vector in vectors.items() if "000196" not in name})
 
 
 def write_story(raw: RawWriter, story: int) -> dict[str, Any]:
@@ -229,19 +226,10 @@ def write_story(raw: RawWriter, story: int) -> dict[str, Any]:
             at += len(words)
         vector[at : at + 3] = k - 1.5, story % 7 - 3, (0.7, 0.35)[picks[-1]]
         pixels = np.where((labels > k + 1)[..., None], empty, full)[80:]
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).convert("RGBA").save(buffer, format="PNG")
         name = f"CLEVR_new_{story:06d}_{k + 1}.png"
-        raw.bytes(f"images/{name}", buffer.getvalue())
+        raw.png(f"images/{name}", np.insert(pixels, 3, 255, axis=2))  # an opaque alpha
         vectors[name] = vector.copy()
     return vectors
-
-
-def write_vectors(raw: RawWriter, vectors: dict[str, Any]) -> None:
-    """Write the dictionary as the generator does: the only element of an array of objects."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(vectors, dtype=object))
-    raw.bytes(VECTORS, buffer.getvalue())
 
 
 class ClevrSV(StoryBuilder):

@@ -31,9 +31,11 @@ import numpy as np
 
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
+from openstory_hf.forms.clips import open_package
+from openstory_hf.forms.stacks import StoryDallE, StoryGPTV, segments_of, write_stack
 from openstory_hf.info import Character, Info, Split
-from openstory_hf.raw import NUMPY_GLOBALS, Raw
-from openstory_hf.records import Frame, Instance, Picture, Reject, Sequence, Unit, Window, box_from_corners
+from openstory_hf.raw import Raw
+from openstory_hf.records import Frame, Reject, Sequence, Unit, Window
 
 INFO = Info(
     title="FlintstonesSV",
@@ -84,41 +86,25 @@ INFO = Info(
 
 LENGTH = 5
 ANNOTATIONS = "flintstones_annotations_v1-0.json"
-BOX_SCALE = 128
 CLIP = re.compile(r"s_\d\d_e_\d\d_shot_\d{6}_\d{6}")
 CAST = {character.name for character in INFO.characters}
 
 
 class Release:
-    """The index files of one release, whichever variant it is."""
+    """The package, whichever variant it is, and the clips of its episodes."""
 
     def __init__(self, raw: Raw) -> None:
-        root = raw.locate("train-val-test_split.json", "split.json")
-        if root is None:
-            raise Reject("neither train-val-test_split.json (variant B) nor split.json (variant C) is in the release")
-        self.raw = root
-        self.detailed = not root.exists("train-val-test_split.json")  # variant C
-        self.split_file = "split.json" if self.detailed else "train-val-test_split.json"
-        self.frames = "video_frames_sampled_4x" if self.detailed else "video_frames_sampled"
-        self.masks = "seg_mask_4x_comb" if root.names("seg_mask_4x_comb/") else ""
-        self.annotations = (
-            root.records(ANNOTATIONS, "globalID") if root.exists(ANNOTATIONS) or not self.detailed else {}
-        )
-        self.cleaned = root.records("cleaned_annotations.json") if self.detailed else {}
-        self.labels = self.pickled("labels.pkl")
-        self.backgrounds = self.pickled("labels_bg.pkl").get("label", {})
-        self.cache_file = next((n for n in ("following_cache4.pkl", "following_cache3.pkl") if root.exists(n)), "")
-        self.following = self.pickled(self.cache_file)
-        listed = root.json(self.split_file)
-        pairs = [(clip, split) for split, facts in INFO.splits.items() for clip in listed.get(facts.source_name, [])]
-        self.split_of = dict(pairs)
-        if len(self.split_of) != len(pairs):
-            raise Reject("a clip is listed twice, so a story would be in two splits", file=self.split_file)
+        self.clips = clips = open_package(raw, StoryDallE, StoryGPTV)
+        self.detailed = isinstance(clips, StoryGPTV)  # variant C
+        annotated = clips.raw.exists(ANNOTATIONS) or not self.detailed
+        self.annotations = clips.raw.records(ANNOTATIONS, "globalID") if annotated else {}
+        self.described = clips.texts if self.detailed else self.annotations
+        self.backgrounds = clips.pickled("labels_bg.pkl").get("label", {})
+        listed = clips.listed_in(INFO.splits)
+        self.split_of = dict(listed)
+        if len(self.split_of) != len(listed):
+            raise Reject("a clip is listed twice, so a story would be in two splits", file=clips.split_file)
         self.episodes = self.list_episodes()
-
-    def pickled(self, name: str) -> dict:
-        """An optional pickled dictionary of lists and arrays."""
-        return self.raw.pickle(name, NUMPY_GLOBALS) if name and self.raw.exists(name) else {}
 
     def list_episodes(self) -> dict[str, list[str]]:
         """All clips of every episode that has a listed clip, in order.
@@ -127,15 +113,14 @@ class Release:
         one of starts shows in most episodes having annotated clips after the last listed one.
         """
         described, listed = defaultdict(set), defaultdict(set)
-        for clip in {*self.annotations, *self.cleaned}:
+        for clip in {*self.annotations, *self.clips.texts}:
             described[episode_of(clip)].add(clip)
         for clip in self.split_of:
             if not CLIP.fullmatch(clip):
-                raise Reject(
-                    "not a clip id of the form s_SS_e_EE_shot_FFFFFF_LLLLLL", record=clip, file=self.split_file
-                )
+                reason = "not a clip id of the form s_SS_e_EE_shot_FFFFFF_LLLLLL"
+                raise Reject(reason, record=clip, file=self.clips.split_file)
             listed[episode_of(clip)].add(clip)
-        cached = set(self.following).union(*self.following.values())
+        cached = set(self.clips.following).union(*self.clips.following.values())
         tails = {e: sorted(c for c in described[e] if c > max(clips))[: LENGTH - 1] for e, clips in listed.items()}
         starts_only = sum(map(bool, tails.values())) * 2 > len(tails)
         return {
@@ -155,7 +140,7 @@ def units(raw: Raw, split: str) -> list[Unit]:
     found = []
     for episode, clips in release.episodes.items():
         starts = [clip for clip in clips if release.split_of.get(clip) == split]
-        size = len(clips) * release.raw.size(f"{release.frames}/{clips[0]}.npy") // 2  # PNG halves drawn frames
+        size = len(clips) * release.clips.raw.size(release.clips.file(clips[0])) // 2  # PNG halves drawn frames
         data = {"clips": clips, "starts": starts}
         if starts:
             found.append(Unit(unit_id=episode, split=split, records=len(clips), size=size, data=data))
@@ -168,52 +153,44 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
     clips, starts = unit.data["clips"], set(unit.data["starts"])
     windows, rejects = [], []
     for at, clip in enumerate(clips[: 1 - LENGTH]):
-        followers = clips[at + 1 : at + LENGTH]
-        cached = list(release.following.get(clip, followers))
-        if clip in starts and cached[: LENGTH - 1] == followers[: len(cached)]:
+        if clip not in starts:
+            continue
+        if reason := release.clips.contradiction(clip, clips[at + 1 : at + LENGTH], "ids"):
+            stories = (f"flintstones_sv/{clip}",)
+            rejects.append(Reject(reason, record=clip, file=release.clips.cache_file, stories=stories))
+        else:
             windows.append(Window(story_id=clip, start=at, stop=at + LENGTH))
-        elif clip in starts:
-            reason = f"the cache says the story goes on with {cached}, the ids say {followers}"
-            story = f"flintstones_sv/{clip}"
-            rejects.append(Reject(reason, record=clip, file=release.cache_file, stories=(story,)))
     yield Sequence(
         sequence_id=unit.unit_id,
         frame_ids=tuple(clips),
         read=partial(read_clip, release),
         windows=tuple(windows),
         rejects=tuple(rejects),
-        file=release.split_file,
+        file=release.clips.split_file,
         language="en",
     )
 
 
 def read_clip(release: Release, clip: str) -> Frame:
     """One clip: caption, cast, setting, every kept picture with its instances."""
-    file = f"{release.frames}/{clip}.npy"
-    pixels = release.raw.pictures_npy(file)
-    if clip not in (release.cleaned if release.detailed else release.annotations):
+    clips, file = release.clips, release.clips.file(clip)
+    pixels, _ = clips.pixels(clip)
+    if clip not in release.described:
         raise Reject("the clip is not annotated", record=clip, file=file)
-    annotation, cleaned = dict(release.annotations.get(clip, {})), dict(release.cleaned.get(clip, {}))
+    annotation, cleaned = dict(release.annotations.get(clip, {})), clips.annotation(clip)
     description, setting = annotation.pop("description", None), annotation.pop("setting", "")
     caption = cleaned.pop("caption") if release.detailed else description
     segments = cleaned.get("segments", [])
     people = [c["entityLabel"] for c in annotation.get("characters", ())] or [s["word"] for s in segments]
-    extras = {"annotation": annotation, "cleaned": cleaned}
+    extras = {"annotation": annotation, "cleaned": cleaned, "labels": clips.label(clip)}
     if description != caption:
         extras["annotation_description"] = description
-    for name, table in (("labels", release.labels), ("background_labels", release.backgrounds)):
-        extras[name] = np.asarray(table[clip]).tolist() if clip in table else None
+    if clip in release.backgrounds:
+        extras["background_labels"] = np.asarray(release.backgrounds[clip]).tolist()
     return Frame(
         frame_id=clip,
         caption=caption,
-        pictures=tuple(
-            Picture(
-                path=f"{clip}-frame{k}.png",
-                pixels=shot,
-                instances=tuple(read_instances(release, clip, segments, k, shot.shape[:2])),
-            )
-            for k, shot in enumerate(pixels)
-        ),
+        pictures=clips.pictures(clip, pixels, segments, CAST),
         key=len(pixels) // 2,
         characters=tuple(dict.fromkeys(label.strip().lower() for label in people)),
         setting=setting,
@@ -222,25 +199,11 @@ def read_clip(release: Release, clip: str) -> Frame:
     )
 
 
-def read_instances(release: Release, clip: str, segments: list, k: int, size: tuple[int, int]) -> Iterator[Instance]:
-    """The instances of picture k: the boxes are shared by all pictures of the clip, the masks are not."""
-    combined = release.raw.npy(f"{release.masks}/{clip}-frame{k}.npy") if release.masks and segments else None
-    for segment in segments:
-        word = segment["word"].strip()
-        yield Instance(
-            label=word,
-            character=word.lower() if word.lower() in CAST else "",
-            bbox=box_from_corners(segment["bbox"], scale=(size[1] / BOX_SCALE, size[0] / BOX_SCALE), size=size),
-            mask=None if combined is None else combined == int(segment["id"]),
-        )
-
-
 def fake(raw: RawWriter) -> None:
     """Variant C in small: three episodes, a clip without pixels in one, a truncated mask in another."""
     write_release(raw, {"train": {"s_01_e_01": 9}, "val": {"s_01_e_02": 7}, "test": {"s_02_e_01": 8}}, variant="C")
     (raw.path / "video_frames_sampled_4x/s_02_e_01_shot_000600_000674.npy").unlink()
-    mask = raw.path / "seg_mask_4x_comb/s_01_e_02_shot_000600_000674-frame3.npy"
-    mask.write_bytes(mask.read_bytes()[:5000])
+    raw.cut("seg_mask_4x_comb/s_01_e_02_shot_000600_000674-frame3.npy", 5000)
 
 
 SCRIPT = (
@@ -255,7 +218,7 @@ SCRIPT = (
 
 def write_release(raw: RawWriter, episodes: dict[str, dict[str, int]], *, variant: str) -> None:
     """Write a synthetic release; `episodes` maps source split -> episode -> number of clips. Lists starts only."""
-    folder, size, cache = ("video_frames_sampled", 128, 4) if variant == "B" else ("video_frames_sampled_4x", 256, 3)
+    form, size, cache = (StoryDallE, 128, 4) if variant == "B" else (StoryGPTV, 256, 3)
     split, following, labels, annotations, cleaned = {}, {}, {}, [], {}
     for name, (episode, count) in [(name, item) for name, wanted in episodes.items() for item in wanted.items()]:
         clips = [f"{episode}_shot_{at * 100:06d}_{at * 100 + 74:06d}" for at in range(1, count + 1)]
@@ -263,22 +226,19 @@ def write_release(raw: RawWriter, episodes: dict[str, dict[str, int]], *, varian
         following |= {clip: clips[at + 1 : at + 1 + cache] for at, clip in enumerate(clips[: 1 - LENGTH])}
         for clip, (place, cast, caption) in zip(clips, cycle(SCRIPT)):
             drawn = [scene(cast, size=size, step=k, place=place) for k in range(5)]
-            raw.npy(f"{folder}/{clip}.npy", np.stack([pixels for pixels, _, _ in drawn]))
-            boxes = [[value * BOX_SCALE / size for value in box] for box in drawn[2][2]]
-            named = list(zip(cast, boxes, strict=True))
-            people = [{"entityLabel": f" {who}", "rectangles": [[5 * v for v in box]] * 3} for who, box in named]
+            write_stack(raw, form, clip, drawn)
+            segments = [{**item, "start": item["id"], "end": "9"} for item in segments_of(cast, drawn[2])]
+            cleaned[clip] = {"caption": caption, "tokens": caption.split(), "segments": segments}
+            marked = [(item["word"], [[5 * value for value in item["bbox"]]] * 3) for item in segments]
+            people = [{"entityLabel": f" {who}", "rectangles": boxes} for who, boxes in marked]
             annotations.append({"globalID": clip, "description": caption, "setting": place, "characters": people})
             labels[clip] = [int(character.name in cast) for character in INFO.characters]
-            segments = [{"id": i, "start": i, "end": "9", "bbox": b, "word": w} for i, (w, b) in enumerate(named, 1)]
-            cleaned[clip] = {"caption": caption, "tokens": caption.split(), "segments": segments}
-            for k, (_, mask, _) in enumerate(drawn if variant == "C" else ()):
-                raw.npy(f"seg_mask_4x_comb/{clip}-frame{k}.npy", mask)
     raw.json(ANNOTATIONS, annotations)
-    raw.json("train-val-test_split.json" if variant == "B" else "split.json", split)
+    raw.json(form.split_file, split)
     raw.pickle(f"following_cache{cache}.pkl", following)
     raw.pickle("labels.pkl", labels)
-    if variant == "C":
-        raw.json("cleaned_annotations.json", cleaned)
+    if form.text_file:
+        raw.json(form.text_file, cleaned)
 
 
 class FlintstonesSV(StoryBuilder):

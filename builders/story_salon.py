@@ -31,7 +31,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
-from operator import mul
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -39,6 +38,7 @@ from PIL import Image, UnidentifiedImageError
 
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
+from openstory_hf.forms.keyframes import seconds
 from openstory_hf.info import Info, Option, Split
 from openstory_hf.raw import Raw
 from openstory_hf.raw.refusing import refusing
@@ -84,7 +84,6 @@ PLACE = r"(?:(?P<source>[^/]+)/)?(?P<folder>[^/]+)/[^/.][^/]*"  # only videos li
 SUFFIX = r"\.(?:bmp|gif|jpe?g|png|tiff?|webp)"
 PIXELS = re.compile(rf"(?:.*/)?(?P<kind>image_inpainted|mask)(?:_finally_checked)?/{PLACE}{SUFFIX}", re.IGNORECASE)
 TEXT = re.compile(rf"(?:.*/)?text/(?P<kind>[^/]+)/{PLACE}\.txt", re.IGNORECASE)
-TIME = re.compile(r"_keyframe_(\d+)-(\d+)-(\d+)-(\d+)$")
 
 
 class Release:
@@ -178,12 +177,11 @@ def read_page(raw: Raw, files: dict[str, dict[str, str]], needed: list[str], fra
     file, mask, caption = there.pop("picture"), there.pop("mask", ""), raw.text(there.pop("caption"))
     data = raw.read(file)
     ignored = read_mask(raw, mask, size=open_picture(data, file).size) if mask else ()
-    time = TIME.search(frame_id)
     return Frame(
         frame_id=frame_id,
         caption=caption,
         pictures=(Picture(path=PurePosixPath(file).name, data=data, instances=ignored),),
-        timestamp=sum(map(mul, map(int, time.groups()), (3_600_000, 60_000, 1000, 1))) / 1000 if time else None,
+        timestamp=seconds(frame_id, video=".*"),
         file=file,
         extras={kind: raw.text(name) for kind, name in there.items()},
     )

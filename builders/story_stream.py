@@ -1,10 +1,7 @@
 """StoryStream (SEED-Story): 30-frame stories from Curious George, Rabbids Invasion and The Land Before Time.
 
-Raw tree as downloaded; archives may also lie unpacked beside each other, in folders of any name and depth:
-
-    George/george.tar.gz       pictures: [...]/{clip}/{clip}_keyframe_{H}-{M}-{S}-{ms}.jpg, clip has six digits
-    George/george_story.zip    JSONL: {"id": 0, "images": [30 paths], "captions": [30 texts], "orders": [0, ..., 29]}
-    Rabbids/rabbids.tar.gz, Rabbids/rabbids_story.zip, The_Land/the_land.tar.gz, The_Land/the_land_story.zip
+The raw tree is in `INFO.tree`; archives are read as they are or unpacked (`openstory_hf.forms.packed`), in folders of
+any name and depth. A line is {"id": 0, "images": [30 paths], "captions": [30 texts], "orders": [0, ..., 29]}.
 
 Defects of the source, and what is done about each:
 
@@ -17,14 +14,12 @@ Defects of the source, and what is done about each:
 * Lists of different lengths are rejects with both counts; stories of fewer than 30 frames are published as they are.
 * Times in names are not padded, so sorting names is wrong: the list's order is kept, `orders` goes to `extras`.
 * Intermediate files hold Python text instead of JSON: each line is a reject, and nothing is ever evaluated.
-* A tar is read from front to back: a story comes when its last picture has; at most 2 GB are held for unfinished ones.
 """
 
 import json
 import posixpath
 import re
-import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
@@ -32,6 +27,8 @@ from typing import Any
 
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
+from openstory_hf.forms.keyframes import keyframe, seconds
+from openstory_hf.forms.packed import KeyedPictures, find_texts, is_hidden
 from openstory_hf.info import Info, Option, Split
 from openstory_hf.raw import Raw
 from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window
@@ -67,11 +64,7 @@ INFO = Info(
 
 SUBSET = re.compile(r"(?:^|/)(?:(?P<George>george)|(?P<Rabbids>rabbids)|(?P<The_Land>the[_ -]?land))(?![a-z])", re.I)
 HELD_OUT = re.compile(r"(?<![a-z])(?:e?(?P<validation>val)(?:id|idation|set)?|(?P<test>test)(?:set)?)(?![a-z])", re.I)
-HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")
-KEYFRAME = re.compile(r"(\d+)_keyframe_(\d{1,9})-(\d{1,9})-(\d{1,9})-(\d{1,9})\.")
 RUN = 50  # stories
-HELD_BYTES = 2 << 30
-Line = tuple[int, int, list[str], Sequence | Reject]
 
 
 def units(raw: Raw, split: str, subsets: tuple[str, ...] = ()) -> list[Unit]:
@@ -80,7 +73,7 @@ def units(raw: Raw, split: str, subsets: tuple[str, ...] = ()) -> list[Unit]:
     if missing := sorted(set(subsets) - set(there)):
         raise Reject(f"no {', '.join(missing)}; the release has {', '.join(there) or 'none'}", file=str(raw.path))
     for name in sorted(subsets or there):
-        runs, tar = there[name].runs[split], there[name].tar
+        runs, tar = there[name].runs[split], there[name].pictures.tar
         for part in [runs] if runs and tar else [[run] for run in runs]:
             records, size = sum(run["records"] for run in part), sum(run["size"] for run in part) or raw.size(tar)
             facts: dict[str, Any] = {"records": records, "size": size, "data": {"subset": name, "runs": part}}
@@ -94,20 +87,15 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence | Reject]:
     left = {}  # the stories whose pictures have not all come by in a tar
     for run in unit.data["runs"]:
         for _, _, keys, story in islice(release.stories(run["file"], run["offset"], run["line"]), run["records"]):
-            if isinstance(story, Reject):
-                yield story
-            elif others := run["repeats"].get(story.sequence_id):
-                yield refuse(story.sequence_id, story.file, f"{others} showed all its pictures before")
-            elif release.tar:
+            if isinstance(story, Sequence) and (others := run["repeats"].get(story.sequence_id)):
+                story = refuse(story.sequence_id, story.file, f"{others} showed all its pictures before")
+            if isinstance(story, Sequence) and release.pictures.tar:
                 left[story.sequence_id] = story, keys
             else:
                 yield story
     try:
-        groups = {story_id: keys for story_id, (_, keys) in left.items()}
-        for story_id, found in raw.tar(release.tar).gather(groups, picture_key, HELD_BYTES) if left else ():
-            release.held[story_id] = found
+        for story_id in release.pictures.gather({one: keys for one, (_, keys) in left.items()}):
             yield left.pop(story_id)[0]
-            del release.held[story_id]
     except Reject as reject:
         reject.stories = tuple(f"story_stream/{story_id}" for story_id in left)
         raise
@@ -121,14 +109,8 @@ def refuse(story_id: str, file: str, reason: str) -> Reject:
 def picture_key(path: object) -> str:
     """Folder and file name; a file name alone tells its folder: `000001_keyframe_0-0-1-5.jpg` lies in `000001/`."""
     *_, folder, name = ["", "", *(part for part in str(path).replace("\\", "/").split("/") if part not in ("", "."))]
-    named = KEYFRAME.match(name)
-    return f"{named[1] if named and not folder.isdecimal() else folder}/{name}"
-
-
-def seconds(key: str) -> float | None:
-    """The time in the name of a keyframe: `.../000001_keyframe_0-20-4-5.jpg` -> 1204.005."""
-    time = KEYFRAME.match(posixpath.basename(key))
-    return ((int(time[2]) * 60 + int(time[3])) * 60_000 + int(time[4]) * 1000 + int(time[5])) / 1000 if time else None
+    named = keyframe(name.partition(".")[0])
+    return f"{named.video if named and not folder.isdecimal() else folder}/{name}"
 
 
 def releases(raw: Raw) -> dict[str, "Release"]:
@@ -136,7 +118,7 @@ def releases(raw: Raw) -> dict[str, "Release"]:
     found: dict[str, list[str]] = defaultdict(list)
     for name in raw.names():
         subset = SUBSET.search(name)
-        if subset and subset.lastgroup and not HIDDEN.search(name):
+        if subset and subset.lastgroup and not is_hidden(name):
             found[subset.lastgroup].append(name)
         elif not subset and name.endswith(".jsonl"):
             raise Reject("its path names no subset; put it below George, Rabbids or The_Land", file=name)
@@ -147,31 +129,21 @@ class Release:
     """One subset: where its texts and pictures are, and which lines are read together."""
 
     def __init__(self, raw: Raw, name: str, names: list[str]) -> None:
-        self.name, self.raw, self.texts, self.zip = name, raw, raw, ""
-        self.files = [file for file in names if file.endswith(".jsonl")]
-        for file in () if self.files else [file for file in names if file.lower().endswith(".zip")]:
-            inner = raw.archive(file)
-            if lists := [member for member in inner.names("", ".jsonl") if not HIDDEN.search(member)]:
-                if self.zip:
-                    raise Reject(f"{self.zip} has stories as well: keep the newest zip", file=file)
-                self.texts, self.zip, self.files = inner, f"{file}/", lists
-        pictures = [file for file in names if file.lower().endswith((".jpg", ".jpeg", ".png"))]
-        times = Counter(map(picture_key, pictures))
-        self.pictures = {key: file for file in pictures if times[key := picture_key(file)] == 1}
-        self.tars = [file for file in names if file.lower().endswith((".tar.gz", ".tgz", ".tar")) and not pictures]
-        self.tar = "".join(self.tars[:1])
-        self.held: dict[str, dict[str, bytes]] = {}  # the pictures of the story whose turn it is in the tar
+        self.name, self.pictures = name, KeyedPictures(raw, names, picture_key)
+        self.texts, self.zip, self.files = find_texts(raw, names, ".jsonl")
 
     @cached_property
     def runs(self) -> dict[str, list[dict[str, Any]]]:
         """Split -> runs of lines: first story, file, byte and line, records, bytes of pictures, lines said before."""
-        if not self.files or len(self.tars) + bool(self.pictures) != 1:
-            counts = f"{len(self.files)} JSONL files, {len(self.pictures)} pictures and {len(self.tars)} tars"
+        counts = (
+            f"{len(self.files)} JSONL files, {len(self.pictures.files)} pictures and {len(self.pictures.tars)} tars"
+        )
+        if not self.files or len(self.pictures.tars) + bool(self.pictures.files) != 1:
             raise Reject(f"{self.name} has {counts}; it needs texts, and pictures or one tar of them", file=self.name)
         runs: dict[str, list[dict[str, Any]]] = {split: [] for split in INFO.splits}
         shown: dict[str, str] = {}  # picture -> the first story that shows it
-        held_out_first = [*INFO.splits][::-1]
-        for file in sorted(self.files, key=lambda file: (held_out_first.index(self.split_of(file)), file)):
+        order = {split: -at for at, split in enumerate(INFO.splits)}  # what is held out comes first
+        for file in sorted(self.files, key=lambda file: (order[self.split_of(file)], file)):
             run: dict[str, Any] = {"records": RUN}
             for offset, number, keys, story in self.stories(file):
                 if run["records"] == RUN:
@@ -183,10 +155,12 @@ class Release:
                     others = {shown.setdefault(key, story.sequence_id) for key in keys}
                     if story.sequence_id not in others:
                         run["repeats"][story.sequence_id] = ", ".join(sorted(others))
-                    run["size"] += sum(self.raw.size(self.pictures[key]) for key in keys if key in self.pictures)
+                    run["size"] += self.pictures.size(keys)
         return runs
 
-    def stories(self, file: str, start: int = 0, line: int = 1) -> Iterator[Line]:
+    def stories(
+        self, file: str, start: int = 0, line: int = 1
+    ) -> Iterator[tuple[int, int, list[str], Sequence | Reject]]:
         """First byte, number, pictures and story of the lines from one on; empty ones do not count."""
         for number, (offset, text) in enumerate(self.texts.lines(file, start), line):
             if not text.strip():
@@ -213,14 +187,13 @@ class Release:
 
         def read(frame_id: str) -> Frame:
             at = frames[frame_id]
-            source = self.tar or self.pictures.get(keys[at], "")
-            data = self.held[story_id].get(keys[at]) if self.tar else self.raw.read(source) if source else None
+            data, source = self.pictures.read(story_id, keys[at])
             if data is None:
                 reason = f"the release has no picture {images[at]!r}, or two of this folder and file name"
                 raise Reject(reason, file=file, hint="Complete the raw release")
-            shown, time, extras = (Picture(path=keys[at], data=data),), seconds(keys[at]), {"image": images[at]}
-            facts: dict[str, Any] = {"timestamp": time, "file": source, "extras": extras}
-            return Frame(frame_id=frame_id, caption=captions[at], pictures=shown, **facts)
+            pictures = (Picture(path=keys[at], data=data),)
+            facts = {"timestamp": seconds(keys[at]), "file": source, "extras": {"image": images[at]}}
+            return Frame(frame_id=frame_id, caption=captions[at], pictures=pictures, **facts)
 
         whole = (Window(story_id=story_id, start=0, stop=len(keys)),)
         facts: dict[str, Any] = {"file": file, "language": "en", "extras": {"subset": self.name, "line": fields}}
@@ -246,9 +219,8 @@ def fake(raw: RawWriter) -> None:
     bare["images"] = [path.partition("/")[2] for path in bare["images"]]
     train = [line_of(1), missing, torn, line_of(2)]
     write_subset(raw, "Rabbids", {"train": train, "test": [backslashes, bare]}, packed=False)
-    pictures = raw.path / "Rabbids/rabbids"
-    (pictures / missing["images"][3]).unlink()
-    (pictures / torn["images"][5]).write_bytes((pictures / torn["images"][5]).read_bytes()[:400])
+    (raw.path / "Rabbids/rabbids" / missing["images"][3]).unlink()
+    raw.cut(f"Rabbids/rabbids/{torn['images'][5]}", 400)
     write_subset(raw, "The_Land", {"the_land": [line_of(1), line_of(2, length=10)]})
 
 
@@ -264,14 +236,12 @@ def write_subset(raw: RawWriter, name: str, lists: dict[str, list[Any]], *, pack
     """Write the JSONL files and the pictures of a subset, in its two archives or unpacked."""
     folder, low = RawWriter(raw.path / name), name.lower()
     for stem, lines in lists.items():
-        text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
-        folder.text(f"{low}_story/{stem}.jsonl", text)
+        folder.json_lines(f"{low}_story/{stem}.jsonl", lines)
         for key in {picture_key(path) for line in lines if isinstance(line, dict) for path in line["images"]}:
             drawn = scene(("monkey", "man"), size=96, step=int(key.split("-")[2]), place=name + key[:6])
             folder.jpeg(f"{low}/{key}", drawn[0])
     for packing, form in ((f"{low}_story", "zip"), (low, "gztar")) if packed else ():
-        shutil.make_archive(str(folder.path / packing), form, folder.path, packing)
-        shutil.rmtree(folder.path / packing)
+        folder.pack(packing, form)
 
 
 class StoryStream(StoryBuilder):

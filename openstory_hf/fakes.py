@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,10 @@ class RawWriter:
         """Write a JSON file."""
         self.text(name, json.dumps(value, ensure_ascii=False))
 
+    def json_lines(self, name: str, lines: Sequence[Any]) -> None:
+        """Write a JSON value a line; a text stands as it is."""
+        self.text(name, "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+
     def pickle(self, name: str, value: Any) -> None:
         """Write a pickled file, as the releases do."""
         self.bytes(name, pickle.dumps(value, protocol=2))
@@ -50,17 +55,24 @@ class RawWriter:
         np.save(buffer, array, allow_pickle=False)
         self.bytes(name, buffer.getvalue())
 
-    def jpeg(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        """Write RGB pixels as a JPEG."""
+    def objects(self, name: str, value: Any) -> None:
+        """Write Python objects as a `.npy` with a pickle inside: a dictionary, or an array of dtype object."""
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="JPEG", quality=90)
+        np.save(buffer, np.asarray(value, dtype=object))
         self.bytes(name, buffer.getvalue())
 
+    def jpeg(self, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Write RGB pixels as a JPEG."""
+        self.bytes(name, encoded(pixels, "JPEG"))
+
     def png(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        """Write pixels as a PNG."""
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        self.bytes(name, buffer.getvalue())
+        """Write pixels, grey, RGB or RGBA, as a PNG."""
+        self.bytes(name, encoded(pixels, "PNG"))
+
+    def cut(self, name: str, size: int) -> None:
+        """Keep the first bytes of a file, as an interrupted download does; a negative size leaves so many out."""
+        path = self.path / name
+        path.write_bytes(path.read_bytes()[:size])
 
     def tar(self, name: str, members: Mapping[str, Content]) -> None:
         """Write a plain tar of member name -> content."""
@@ -72,6 +84,16 @@ class RawWriter:
                 archive.addfile(header, io.BytesIO(content))
         self.bytes(name, buffer.getvalue())
 
+    def pack(self, folder: str, form: str) -> None:
+        """Put a folder into an archive beside it, "zip" or "gztar", and remove it."""
+        path = self.path / folder
+        shutil.make_archive(str(path), form, path.parent, path.name)
+        shutil.rmtree(path)
+
+    def samples(self, name: str, samples: Mapping[str, Mapping[str, Content]]) -> None:
+        """Write a WebDataset tar of key -> ending -> content."""
+        self.tar(name, {f"{key}.{ending}": data for key, sample in samples.items() for ending, data in sample.items()})
+
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], group: int = 2) -> None:
         """Write rows in groups as a Parquet file, or as an Arrow stream if the name ends in `.arrow`."""
         table, buffer = pa.Table.from_pylist(list(rows)), io.BytesIO()
@@ -81,6 +103,21 @@ class RawWriter:
         else:
             pq.write_table(table, buffer, row_group_size=group)
         self.bytes(name, buffer.getvalue())
+
+
+def encoded(pixels: NDArray[np.uint8], kind: str, palette: Sequence[int] = ()) -> bytes:
+    """Encode a picture.
+
+    Args:
+        pixels: uint8 (h, w) or (h, w, channels).
+        kind: "JPEG" or "PNG".
+        palette: red, green, blue, red, ... of the values 0, 1, ...; makes pixels (h, w) a picture of mode P.
+    """
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    if palette:
+        image.putpalette(list(palette))
+    image.save(buffer, format=kind, quality=90)  # a PNG has no quality
+    return buffer.getvalue()
 
 
 Scene = tuple[NDArray[np.uint8], NDArray[np.int64], list[tuple[int, int, int, int]]]

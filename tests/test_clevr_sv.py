@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Image, List, load_dataset
-from openstory_hf.builders.clevr_sv import ClevrSV, write_story, write_vectors
+from openstory_hf.builders.clevr_sv import VECTORS, ClevrSV, write_story
 from PIL import Image as PIL
 
 from openstory_hf.build import build
@@ -40,7 +40,7 @@ def write(raw, *stories, **changes):
     vectors = {name: vector for story in stories for name, vector in write_story(writer, story).items()}
     for frame, change in changes.items():
         vectors[f"CLEVR_new_{frame[1:]}.png"] = change(vectors[f"CLEVR_new_{frame[1:]}.png"])
-    write_vectors(writer, vectors)
+    writer.objects(VECTORS, vectors)
 
 
 def vector_of(*blocks):
@@ -193,7 +193,7 @@ def test_a_folder_that_is_not_the_release_says_which_files_it_must_have(tmp_path
     if broken == "other names":
         vectors["CLEVR_val_000000.png"] = np.zeros(75)
     if broken != "no vectors":
-        write_vectors(raw, list(vectors.values()) if broken == "not a dict" else vectors)
+        raw.objects(VECTORS, list(vectors.values()) if broken == "not a dict" else vectors)
     with pytest.raises(SourceError, match="Files the release must have"):
         build(ClevrSV, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
 
@@ -204,7 +204,7 @@ def test_the_vectors_are_never_run(tmp_path):
             return os.mkdir, (str(tmp_path / "trapped"),)
 
     write_story(raw := RawWriter(tmp_path / "raw"), 100)
-    write_vectors(raw, {"CLEVR_new_000100_1.png": Trap()})
+    raw.objects(VECTORS, {"CLEVR_new_000100_1.png": Trap()})
     with pytest.raises(UnsafePickleError, match="mkdir"):
         build(ClevrSV, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
     assert not (tmp_path / "trapped").exists()

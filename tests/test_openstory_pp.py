@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import Image as ImageFeature
 from datasets import List, load_dataset
-from openstory_hf.builders.openstory_pp import OpenstoryPP, drawn, members
+from openstory_hf.builders.openstory_pp import OpenstoryPP, drawn
 from PIL import Image
 
 from openstory_hf import masks
@@ -63,8 +63,8 @@ def test_keyframes_are_grouped_by_video_and_time_across_tars(tmp_path):
     raw = RawWriter(tmp_path / "raw")
     seconds = [10, 2, 33, 4, 5, 1, 20]  # as text, 10 would come before 2
     for number in range(2):
-        raw.tar(f"{number}.tar", members({key(at): drawn(at, 32) for at in seconds[number::2]}))
-    raw.tar("2.tar", members({key(7, "123456"): drawn(0, 32)}))
+        raw.samples(f"{number}.tar", {key(at): drawn(at, 32) for at in seconds[number::2]})
+    raw.samples("2.tar", {key(7, "123456"): drawn(0, 32)})
     _, stories, frames, rejects = built(tmp_path)
     assert not rejects
     ordered = [key(at) for at in sorted(seconds)]
@@ -80,7 +80,7 @@ def test_keyframes_are_grouped_by_video_and_time_across_tars(tmp_path):
 @pytest.mark.parametrize(("count", "groups"), [(1, []), (2, [2]), (5, [5]), (6, [5]), (7, [5, 2]), (11, [5, 5])])
 def test_groups_of_at_most_five_and_none_of_one(tmp_path, count, groups):
     raw = RawWriter(tmp_path / "raw")
-    raw.tar("x.tar", members({key(at): drawn(0, 16) for at in range(count)} | {"single": drawn(0, 16)}))
+    raw.samples("x.tar", {key(at): drawn(0, 16) for at in range(count)} | {"single": drawn(0, 16)})
     _, stories, frames, _ = built(tmp_path)
     assert [len(row["frame_ids"]) for row in stories.values() if row["sequence_id"] == VIDEO] == groups
     assert len(frames) == count + 1
@@ -116,7 +116,7 @@ def test_repeats_are_left_out_counted_and_named(tmp_path):
     keys = [key(1), chain, f"{chain}_override_{key(3)}", key(4)]
     more = [f"{key(4)}_override_{key(at)}" for at in range(100, 300)]  # more than the build takes for damage
     raw = RawWriter(tmp_path / "raw")
-    raw.tar("x.tar", members({name: drawn(0, 16) for name in keys + more}))
+    raw.samples("x.tar", {name: drawn(0, 16) for name in keys + more})
     _, stories, frames, rejects = built(tmp_path)
     assert list(frames) == [key(1), key(4)]
     assert [row["frame_ids"] for row in stories.values()] == [[key(1), key(4)]]
@@ -125,11 +125,19 @@ def test_repeats_are_left_out_counted_and_named(tmp_path):
     assert all(name in rejects[0]["reason"] for name in keys[1:3] + more)
 
 
+def test_a_video_of_repeats_alone_gives_its_reject_and_no_frame(tmp_path):
+    RawWriter(tmp_path / "raw").samples("x.tar", {f"{key(1)}_override_{key(2)}": drawn(0, 16), "k": drawn(1, 16)})
+    manifest, stories, _, rejects = built(tmp_path)
+    assert list(stories) == ["openstory_pp/x.tar/k"]
+    assert [(line["record"], line["file"]) for line in rejects] == [(f"{key(1)}_override_{key(2)}", "x.tar")]
+    assert manifest["splits"]["train"]["frames"] == {"seen": 1, "written": 1, "rejected": 0}
+
+
 def test_a_keyframe_that_is_there_twice_counts_once_whatever_the_padding(tmp_path):
     raw = RawWriter(tmp_path / "raw")
-    raw.tar("a.tar", members({key(1): drawn(1, 16), key(2): drawn(2, 16)}))
+    raw.samples("a.tar", {key(1): drawn(1, 16), key(2): drawn(2, 16)})
     again = f"{VIDEO}_keyframe_00-00-01-000"
-    raw.tar("b.tar", members({again: drawn(0, 16)}))
+    raw.samples("b.tar", {again: drawn(0, 16)})
     _, _, frames, rejects = built(tmp_path)
     assert list(frames) == [key(1), key(2)]
     assert frames[key(1)]["images"][0]["bytes"] == drawn(1, 16)["jpg"]
@@ -142,14 +150,12 @@ def test_a_value_painted_over_keeps_its_box_and_one_not_listed_is_a_reject(tmp_p
     labels[4:20, 4:20] = 2
     listed = [entry(1, "cat", [6, 6, 12, 12.5]), entry(2, "sofa", [4, 4, 20, 20])]
     raw = RawWriter(tmp_path / "raw")
-    raw.tar(
+    raw.samples(
         "x.tar",
-        members(
-            {
-                "good": sample(listed, labels, palette=palette),
-                "odd": sample(listed, labels + 7, palette=palette),
-            }
-        ),
+        {
+            "good": sample(listed, labels, palette=palette),
+            "odd": sample(listed, labels + 7, palette=palette),
+        },
     )
     _, _, frames, rejects = built(tmp_path)
     cat, sofa = frames["x.tar/good"]["instances"][0]
@@ -172,9 +178,7 @@ def test_a_value_painted_over_keeps_its_box_and_one_not_listed_is_a_reject(tmp_p
 )
 def test_mentions_are_whole_words_of_the_caption(tmp_path, label, caption, expected):
     labels = np.ones((16, 16), np.uint8)
-    RawWriter(tmp_path / "raw").tar(
-        "x.tar", members({"k": sample([entry(1, label, [0, 0, 16, 16])], labels, caption)})
-    )
+    RawWriter(tmp_path / "raw").samples("x.tar", {"k": sample([entry(1, label, [0, 0, 16, 16])], labels, caption)})
     _, _, frames, _ = built(tmp_path)
     assert json.loads(frames["x.tar/k"]["extras"])["entities"] == [{"value": 1, "mentions": expected}]
 
@@ -184,9 +188,9 @@ def test_annotations_of_the_centre_crop_are_put_on_a_picture_of_another_size(tmp
     labels[2:6, 8:12] = 1
     listed = [entry(1, "cat", [8, 2, 12, 6])]
     raw = RawWriter(tmp_path / "raw")
-    raw.tar(
+    raw.samples(
         "x.tar",
-        members({"wide": sample(listed, labels, size=(32, 57)), "tall": sample(listed, labels, size=(41, 32))}),
+        {"wide": sample(listed, labels, size=(32, 57)), "tall": sample(listed, labels, size=(41, 32))},
     )
     _, _, frames, _ = built(tmp_path)
     for name, size, left, top in (("wide", (32, 57), 12, 0), ("tall", (41, 32), 0, 4)):
@@ -275,11 +279,11 @@ def test_a_saved_folder_is_read_by_its_state_and_leaves_caches_alone(tmp_path):
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_built(tmp_path):
     raw = RawWriter(tmp_path / "raw")
-    good = members({key(at): drawn(at, 16) for at in range(2)})
-    raw.tar("a.tar", good)
+    good = {key(at): drawn(at, 16) for at in range(2)}
+    raw.samples("a.tar", good)
     raw.bytes("b.tar", (tmp_path / "raw/a.tar").read_bytes()[:900])
     raw.bytes("c.parquet", b"PAR1 and then nothing")
-    raw.tar("d.tar", members({"abc_keyframe_1": drawn(0, 16), "nojson": {"jpg": drawn(0, 16)["jpg"]}}))
+    raw.samples("d.tar", {"abc_keyframe_1": drawn(0, 16), "nojson": {"jpg": drawn(0, 16)["jpg"]}})
     manifest, stories, _, rejects = built(tmp_path)
     assert len(stories) == 1
     assert {line["file"] for line in rejects} == {"b.tar", "c.parquet", "d.tar"}

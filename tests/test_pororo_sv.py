@@ -4,19 +4,22 @@ import io
 import json
 import pickle
 import shutil
+from itertools import cycle
 
 import numpy as np
 import pytest
 from datasets import load_dataset
 from openstory_hf.builders import pororo_sv
-from openstory_hf.builders.pororo_sv import PororoSV, write_release
+from openstory_hf.builders.pororo_sv import CAST, SCRIPT, PororoSV, draw
 from PIL import Image
 from pycocotools import mask as coco
 
 from openstory_hf.build import build
 from openstory_hf.conformance import conform
 from openstory_hf.errors import SourceError, UnsafePickleError
-from openstory_hf.fakes import RawWriter
+from openstory_hf.fakes import RawWriter, scene
+from openstory_hf.forms import strips
+from openstory_hf.forms.stacks import StoryGPTV, segments_of, write_stack
 from openstory_hf.raw import Raw
 from openstory_hf.records import Reject
 
@@ -34,6 +37,27 @@ NAMES = {"train": "train", "validation": "val", "test": "test"}
 def name_of(variant, episode, number):
     joint = "/" if variant == "B" else "_"
     return joint.join((episode.split("_ep")[0], episode, str(number)))
+
+
+def write_release(raw, variant):
+    """A sound release of EPISODES whose stories start where SPLIT says."""
+    starts = {split: [name_of(variant, *start) for start in chosen] for split, chosen in SPLIT.items()}
+    if variant == "B":
+        strips.write_index(raw, starts, **draw(raw, EPISODES))
+        return
+    cleaned, labels, following = {}, {}, {}
+    for episode, count in EPISODES.items():
+        names = [name_of(variant, episode, number) for number in range(1, count + 1)]
+        following |= {names[at]: names[at + 1 : at + 4] for at in range(count - 4)}
+        for at, (name, (place, cast, captions)) in enumerate(zip(names, cycle(SCRIPT))):
+            drawn = [scene(cast, size=192, step=at + k, place=place) for k in range(2 + at % 3)]
+            write_stack(raw, StoryGPTV, name, drawn)
+            cleaned[name] = {"captions": captions, "segments": segments_of(cast, drawn[0])}
+            labels[name] = [float(who in cast) for who in CAST]
+    raw.json("cleaned_annotations.json", cleaned)
+    raw.json("split.json", starts)
+    raw.pickle("following_cache3.pkl", following)
+    raw.pickle("labels.pkl", labels)
 
 
 def rows(out, table, split):
@@ -56,20 +80,20 @@ def save_objects(path, value):
 def release(request, tmp_path_factory):
     """(variant, raw folder, built folder) of a sound release."""
     folder = tmp_path_factory.mktemp(f"pororo-{request.param}")
-    write_release(RawWriter(folder / "raw"), EPISODES, SPLIT, variant=request.param)
+    write_release(RawWriter(folder / "raw"), request.param)
     build(PororoSV, folder / "raw", folder / "out")
     return request.param, folder / "raw", folder / "out"
 
 
 @pytest.fixture
 def raw_b(tmp_path):
-    write_release(RawWriter(tmp_path / "raw"), EPISODES, SPLIT, variant="B")
+    write_release(RawWriter(tmp_path / "raw"), "B")
     return tmp_path / "raw"
 
 
 @pytest.fixture
 def raw_c(tmp_path):
-    write_release(RawWriter(tmp_path / "raw"), EPISODES, SPLIT, variant="C")
+    write_release(RawWriter(tmp_path / "raw"), "C")
     return tmp_path / "raw"
 
 
@@ -304,7 +328,7 @@ def test_c_without_labels_takes_the_characters_of_the_segments(raw_c, tmp_path):
 
 def test_c_keeps_the_promises_of_conformance(tmp_path, monkeypatch):
     def fake(raw):
-        write_release(raw, EPISODES, SPLIT, variant="C")
+        write_release(raw, "C")
         (raw.path / f"seg_mask_4x_comb/{name_of('C', LONG, 14)}-frame1.npy").unlink()
         (raw.path / f"video_frames_sampled_4x/{name_of('C', LONG, 7)}.npy").write_bytes(b"\x93NUMPY")
 
@@ -324,11 +348,11 @@ def test_fake_breaks_one_record_of_every_kind(tmp_path):
         ("no caption", "descriptions.npy"),
         ("no caption", "descriptions.npy"),
         ("caption is list", "descriptions.npy"),
-        ("the cache says", pororo_sv.FOLLOWING),
+        ("the cache says", strips.FOLLOWING),
         ("shape (7,)", "labels.npy"),
         ("cannot identify image file", ".png"),
         ("lone surrogate", "descriptions.npy"),
-        ("listed again", pororo_sv.IDS),
+        ("listed again", strips.IDS),
     ]
     found = lost(tmp_path / "out")
     assert len(found) == len(kinds)

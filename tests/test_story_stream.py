@@ -11,11 +11,13 @@ from collections import Counter
 import pytest
 from datasets import Image, List, load_dataset
 from openstory_hf.builders import story_stream
-from openstory_hf.builders.story_stream import StoryStream, line_of, picture_key, seconds, write_subset
+from openstory_hf.builders.story_stream import StoryStream, line_of, picture_key, write_subset
 
 from openstory_hf.build import build
 from openstory_hf.errors import SourceError
 from openstory_hf.fakes import RawWriter
+from openstory_hf.forms import packed
+from openstory_hf.forms.keyframes import seconds
 from openstory_hf.raw import Raw
 from openstory_hf.raw import release as release_room
 from openstory_hf.records import Reject
@@ -222,7 +224,7 @@ def test_files_without_a_subset_are_refused_by_name(tmp_path):
 
 def test_a_tar_without_order_is_refused_before_memory_runs_out(tmp_path, monkeypatch):
     write_subset(RawWriter(tmp_path / "raw"), "George", {"train": [line_of(1), line_of(2)]})
-    monkeypatch.setattr(story_stream, "HELD_BYTES", 10_000)
+    monkeypatch.setattr(packed, "HELD_BYTES", 10_000)
     stories, rejects = built_or_nothing(tmp_path)
     assert not stories
     assert "are held" in rejects[0].reason
