@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from openstory_hf.masks import RLE
+
 Box = tuple[float, float, float, float]
 
 
@@ -87,14 +89,15 @@ class Instance:
         label: the source's word for it.
         character: canonical name when it is one of the cast, else "".
         bbox: COCO box (x, y, width, height) in pixels of the picture, or None.
-        mask: boolean array (h, w) of the picture's size, or None when the source has no mask.
+        mask: boolean array (h, w) of the picture's size, or ready run lengths, which nobody checks again: from
+            `masks.from_labels` and its like (`masks.as_rle` for a source's own); None when the source has no mask.
         score: detector confidence, or None.
     """
 
     label: str
     character: str = ""
     bbox: Box | None = None
-    mask: NDArray[np.bool_] | None = None
+    mask: NDArray[np.bool_] | RLE | None = None
     score: float | None = None
 
 

@@ -321,7 +321,41 @@ class TestSpellings:
             masks.merge([masks.encode(np.ones((2, 3))), masks.encode(np.ones((3, 2)))])
 
 
+@st.composite
+def label_images(draw):
+    height, width = draw(st.integers(0, 9)), draw(st.integers(0, 9))
+    pixels = draw(st.lists(st.integers(0, 4), min_size=height * width, max_size=height * width))
+    labels = np.array(pixels, dtype=draw(st.sampled_from([np.uint8, np.int64]))).reshape(height, width)
+    arranged = draw(st.sampled_from([np.ascontiguousarray, np.asfortranarray, lambda x: np.repeat(x, 2, 1)[:, ::2]]))
+    return arranged(labels)
+
+
+def one_by_one(labels, values):
+    masks_of = {value: coco.encode(np.asfortranarray(labels == value, dtype=np.uint8)) for value in values}
+    return {value: {"size": list(labels.shape), "counts": rle["counts"].decode()} for value, rle in masks_of.items()}
+
+
 class TestLabelImages:
+    @settings(max_examples=200, deadline=None)
+    @given(label_images(), st.lists(st.integers(0, 6), unique=True))
+    def test_all_masks_at_once_are_those_of_pycocotools_one_by_one(self, labels, values):
+        found = masks.from_labels(labels)
+        assert found == one_by_one(labels, sorted(set(labels.ravel().tolist()) - {0}))
+        assert list(found) == sorted(found)
+        asked = masks.from_labels(labels, values)
+        assert asked == one_by_one(labels, values)
+        assert list(asked) == values
+
+    def test_a_large_label_image_with_many_values_and_runs(self):
+        labels = np.random.default_rng(0).integers(0, 200, (65, 300), np.uint8)
+        labels[20:60, 30:200] = 7
+        assert masks.from_labels(labels) == one_by_one(labels, range(1, 200))
+
+    @pytest.mark.parametrize("shape", [(), (4,), (2, 2, 1)])
+    def test_a_label_image_has_two_dimensions(self, shape):
+        with pytest.raises(ValueError, match="two dimensions"):
+            masks.from_labels(np.zeros(shape, np.uint8))
+
     @pytest.mark.parametrize("mode", ["P", "L"])
     def test_indices_are_values_whatever_their_colours(self, mode):
         values = np.array([[0, 1, 1], [2, 2, 7]], np.uint8)

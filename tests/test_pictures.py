@@ -131,6 +131,102 @@ class TestCheck:
             check(near)
 
 
+def decoded_size(data):
+    """What Pillow says when it decodes all pixels: (height, width), or None."""
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception:
+        return None
+    return image.height, image.width
+
+
+def checked_size(data):
+    try:
+        return check(data)
+    except UndecodableError:
+        return None
+
+
+PLAIN = {
+    "4:2:0": encoded("JPEG"),
+    "4:2:2": encoded("JPEG", subsampling=1),
+    "4:4:4": encoded("JPEG", subsampling=0),
+    "grey": encoded("JPEG", "L"),
+    "own tables": encoded("JPEG", optimize=True),
+    "restart markers": encoded("JPEG", restart_marker_blocks=3),
+    "comment": encoded("JPEG", comment=b"Lavc"),
+    "text after the end": encoded("JPEG") + b"\xff\xda and more",
+}
+
+
+class TestPlainJpeg:
+    """Those are not decoded, so their structure must say whatever a decoder would."""
+
+    @pytest.mark.parametrize("name", PLAIN)
+    def test_they_are_not_decoded(self, name, monkeypatch):
+        monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("decoded"))
+        assert check(PLAIN[name]) == (HEIGHT, WIDTH)
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("name", ["4:2:0", "grey", "own tables"])
+    def test_any_byte_of_a_header_may_be_wrong(self, name):
+        """Among them a table number that is defined, but for another kind of table."""
+        data = PLAIN[name]
+        refused = 0
+        for position in range(2, data.index(b"\xff\xda") + 14):
+            for value in {0, 1, 0x11, 0x21, 0xC4, 0xFF, data[position] ^ 1} - {data[position]}:
+                damaged = data[:position] + bytes([value]) + data[position + 1 :]
+                expected = decoded_size(damaged)
+                assert checked_size(damaged) == expected, (position, value)
+                refused += expected is None
+        assert refused > 100
+
+    @pytest.mark.parametrize(
+        ("marker", "at", "new"),
+        [
+            (b"\xff\xc4", 5, bytes([5, 1, 0, 1, 1, 1, 1, 1, 1])),  # five codes of one bit
+            (b"\xff\xc0", 11, b"\x44"),  # 18 blocks that belong together; 10 are allowed
+            (b"\xff\xc0", 11, b"\x52"),  # five samples side by side; 4 are allowed
+        ],
+    )
+    def test_tables_and_frames_that_no_decoder_takes(self, marker, at, new):
+        data = PLAIN["4:2:0"]
+        start = data.index(marker) + at
+        damaged = data[:start] + new + data[start + len(new) :]
+        assert decoded_size(damaged) is None
+        assert checked_size(damaged) is None
+
+    def test_a_segment_too_many_or_too_short(self):
+        data = PLAIN["4:2:0"]
+        at = data.index(b"\xff\xc0")
+        sixth_table = b"\xff\xc4\0\x14\x05" + bytes([0, 1, *[0] * 14, 0])  # there are four
+        for damaged in (
+            data[:at] + data[at : at + 19] + data[at:],
+            data[:at] + sixth_table + data[at:],
+            data[:2] + b"\xff\xe0\0\x07JFIF\0" + data[20:],
+        ):
+            assert decoded_size(damaged) is None
+            assert checked_size(damaged) is None
+
+    @pytest.mark.filterwarnings("ignore")
+    @settings(max_examples=300, deadline=None)
+    @given(st.sampled_from(sorted(PLAIN)), st.data())
+    def test_parts_may_be_missing_twice_or_moved(self, name, drawn):
+        damaged = PLAIN[name]
+        for _ in range(drawn.draw(st.integers(1, 3))):
+            start, stop, to = sorted(drawn.draw(st.tuples(*[st.integers(0, len(damaged))] * 3)))
+            part = drawn.draw(st.sampled_from([b"", damaged[start:stop], damaged[stop:to], bytes(stop - start)]))
+            damaged = damaged[:start] + part + damaged[stop:]
+        damaged += drawn.draw(st.sampled_from([b"", b"\xff\xd9"]))
+        assert checked_size(damaged) == decoded_size(damaged)
+
+    def test_a_file_that_was_filled_up_with_zeros_is_refused(self):
+        data = PLAIN["4:2:0"]
+        with pytest.raises(UndecodableError):
+            check(data[: len(data) // 2] + bytes(100))
+
+
 class TestEncode:
     @FEW
     @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))

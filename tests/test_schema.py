@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from openstory_hf import fakes, pictures, schema
-from openstory_hf.records import Frame, Picture, Reject, Sequence, Window
+from openstory_hf import fakes, masks, pictures, schema
+from openstory_hf.records import Frame, Instance, Picture, Reject, Sequence, Window
 from openstory_hf.references import Rewritten
 
 PNG = pictures.encode_png(fakes.scene(("fred",), size=16)[0])
@@ -43,6 +44,26 @@ def test_extras_of_ordinary_text_stay_readable():
 def test_text_that_is_not_text_is_a_reject_that_names_the_frame(changes):
     with pytest.raises(Reject) as caught:
         schema.store(frame(**changes))
+    assert caught.value.record == "f"
+
+
+FIGURE = np.eye(16, dtype=bool)
+
+
+@pytest.mark.parametrize("data", [PNG, None])
+def test_a_mask_may_be_pixels_or_ready_run_lengths(data):
+    instances = tuple(Instance(label="fred", mask=mask) for mask in (FIGURE, masks.encode(FIGURE), None))
+    stored = schema.store(frame(pictures=(Picture(path="f.png", data=data, instances=instances),)))
+    pixels, ready, none = (item["segmentation"] for item in stored.instances[0])
+    assert pixels == ready == masks.encode(FIGURE)
+    assert none is None
+
+
+@pytest.mark.parametrize("form", [np.asarray, masks.encode])
+def test_a_mask_of_another_size_than_its_picture_is_a_reject(form):
+    instance = Instance(label="fred", mask=form(FIGURE[:, :9]))
+    with pytest.raises(Reject, match=r"the mask of 'fred' is \(16, 9\), its picture \(16, 16\)") as caught:
+        schema.store(frame(pictures=(Picture(path="f.png", data=PNG, instances=(instance,)),)))
     assert caught.value.record == "f"
 
 

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,6 +37,22 @@ def test_a_plain_tar_is_read_at_any_place(tmp_path):
         assert tar.read(name) == FILES[name]
     with pytest.raises(Reject, match="no member nothing"):
         tar.read("nothing")
+
+
+def test_threads_read_from_one_tar(tmp_path):
+    files = {f"{number}": bytes([number]) * (1000 + number) for number in range(50)}
+    tar = write(tmp_path / "x.tar", files).tar("x.tar")
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(tar.read, list(files) * 5)) == list(files.values()) * 5
+
+
+def test_a_tar_that_shrank_after_it_was_listed_is_a_reject(tmp_path):
+    tar = write(tmp_path / "x.tar").tar("x.tar")
+    assert tar.read("a.jpg") == b"first"
+    with (tmp_path / "x.tar").open("r+b") as stream:
+        stream.truncate(3000)
+    with pytest.raises(Reject, match=r"sub/b\.json ends after .* of 8000 bytes"):
+        tar.read("sub/b.json")
 
 
 def test_a_compressed_tar_cannot_be_read_at_any_place(tmp_path):

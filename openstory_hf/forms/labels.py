@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openstory_hf.fakes import encoded, scene
+from openstory_hf.masks import from_labels
 from openstory_hf.raw import Raw
 from openstory_hf.records import Instance, Reject, box_from_corners
 
@@ -38,14 +39,10 @@ def read_instances(
         as `instances`.
 
     Raises:
-        Reject: as `instances`; if a picture is damaged, or the label picture has a value that the list does not name.
+        Reject: as `instances`, and if a picture is damaged.
     """
     png, name = labels
     shown = raw.labels(png, name) if png else np.zeros(CROP, np.uint8)
-    values = {item["value"] for item in objects}
-    if sum(np.count_nonzero(shown == value) for value in values) != np.count_nonzero(shown):
-        odd = np.setdiff1d(shown, [0, *values]).tolist()
-        raise Reject(f"the mask holds the values {odd}, which the list does not name")
     data, path = picture
     height, width = shown.shape
     return instances(shown, objects, (height, width) if data is None else raw.picture_size(data, path))
@@ -65,25 +62,27 @@ def instances(
         the instances; left, top and side in pixels of the square the labels were put on, None if they fit.
 
     Raises:
-        Reject: if the labels have neither the size of the picture nor a square's, or a box lies outside the picture.
+        Reject: if the labels have a value that the list does not name, or neither the size of the picture nor a
+            square's, or a box lies outside the picture.
     """
+    masks = from_labels(labels)
+    if odd := sorted(set(masks) - {item["value"] for item in objects}):
+        raise Reject(f"the mask holds the values {odd}, which the list does not name")
     crop, (left, top, scale) = None, (0, 0, 1.0)
     if size != labels.shape:
         if labels.shape[0] != labels.shape[1]:
             raise Reject(f"the mask is {labels.shape}, neither of the picture's size {size} nor a square crop of it")
         side = min(size)
         left, top, scale = (size[1] - side) // 2, (size[0] - side) // 2, side / len(labels)
-        crop, labels = (left, top, side), _on_square(labels, size, top, left)
-    labels = np.asfortranarray(labels)  # run lengths count by columns
+        crop, masks = (left, top, side), from_labels(_on_square(labels, size, top, left))
     found = []
     for item in objects:
-        mask = labels == item["value"]
         corners = [value * scale + shift for value, shift in zip(item["box"], (left, top) * 2, strict=True)]
         found.append(
             Instance(
                 label=item["label"],
                 bbox=box_from_corners(corners, scale=(1, 1), size=size),
-                mask=mask if mask.any() else None,
+                mask=masks.get(item["value"]),
                 score=item.get("logit"),
             )
         )
@@ -93,7 +92,7 @@ def instances(
 def _on_square(labels: Labels, size: tuple[int, int], top: int, left: int) -> Labels:
     side = min(size)
     pick = np.arange(side) * len(labels) // side
-    values = np.zeros(size, np.uint8, order="F")
+    values = np.zeros(size, np.uint8)
     values[top : top + side, left : left + side] = labels[np.ix_(pick, pick)]
     return values
 

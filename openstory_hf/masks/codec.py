@@ -106,6 +106,21 @@ def parse_counts(counts: Sequence[str | bytes]) -> tuple[NDArray[np.int64], NDAr
     return numbers, per_text
 
 
+def from_edges(edges: NDArray[np.int64], size: tuple[int, int]) -> RLE:
+    """The mask whose object runs start and stop at the given pixels, numbered column by column.
+
+    Args:
+        edges: start, stop, start, stop, ..., strictly increasing, at most h * w.
+        size: (h, w) of the picture.
+    """
+    height, width = size
+    borders = np.concatenate(([0], edges, [height * width]))
+    counts = borders[1:] - borders[:-1]
+    if len(edges) and counts[-1] == 0:  # it ends in the object
+        counts = counts[:-1]
+    return _stored(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+
+
 def from_box(box: Sequence[float], size: tuple[int, int]) -> RLE:
     """The mask of a COCO box (x, y, width, height) in a picture of size (h, w)."""
     return _stored(coco.frPyObjects(np.array([box], dtype=np.float64), *size)[0])

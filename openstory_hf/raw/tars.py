@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, TYPE_CHECKING
 
@@ -45,6 +47,7 @@ class Tar:
         self.raw = raw
         self.name = name
         self._places: dict[str, tuple[int, int]] | None = None
+        self._file: IO[bytes] | None = None
 
     def stream(self) -> Iterator[tuple[str, bytes]]:
         """Every member with its content, in the order of the archive, in one pass.
@@ -60,7 +63,7 @@ class Tar:
             for member in self._regular(tar):
                 content = tar.extractfile(member)
                 if content is not None:
-                    yield _tidy(member.name), _whole(content, member.size, member.name)
+                    yield _tidy(member.name), _whole(content.read(member.size), member.size, member.name)
 
     def gather(
         self, groups: Mapping[str, Collection[str]], key: Callable[[str], str], limit: int
@@ -127,9 +130,18 @@ class Tar:
         if member not in places:
             raise Reject(f"the archive has no member {member}", file=self.name, hint="Complete the raw release")
         offset, size = places[member]
-        with refusing("not a readable tar", self.name), self.raw.open(self.name, limit=MAX_TAR_BYTES) as stream:
-            stream.seek(offset)
-            return _whole(stream, size, member)
+        with refusing("not a readable tar", self.name):
+            return _whole(self._at(offset, size), size, member)
+
+    def _at(self, offset: int, size: int) -> bytes:
+        if self.raw.is_zip or not hasattr(os, "pread"):  # Windows has none
+            with self.raw.open(self.name, limit=MAX_TAR_BYTES) as stream:
+                stream.seek(offset)
+                return stream.read(size)
+        if self._file is None:
+            self._file = self.raw.open(self.name, limit=MAX_TAR_BYTES)
+            weakref.finalize(self, self._file.close)
+        return os.pread(self._file.fileno(), size, offset)  # has no position that threads or forks could disturb
 
     def _index(self) -> dict[str, tuple[int, int]]:
         if self._places is None:
@@ -159,8 +171,7 @@ def _tidy(name: str) -> str:
     return name.removeprefix("./")
 
 
-def _whole(stream: IO[bytes], size: int, member: str) -> bytes:
-    content = stream.read(size)
+def _whole(content: bytes, size: int, member: str) -> bytes:
     if len(content) != size:
         raise EOFError(f"{member} ends after {len(content)} of {size} bytes")
     return content
