@@ -60,6 +60,11 @@ def _decoded_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether the bytes are a whole JPEG of the common kind: sequential, 8 bits, grey or colour, without EXIF."""
+    return _plain_jpeg_size(data) is not None
+
+
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """What ends coded pixels: a marker, other than a stuffed zero or a restart marker."""
 
