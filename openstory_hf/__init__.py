@@ -13,7 +13,13 @@ from openstory_hf.version import __version__
 
 if TYPE_CHECKING:
     from openstory_hf.builder import StoryBuilder
-    from openstory_hf.collate import CharacterTokens, InterleavedCollator
+    from openstory_hf.collate import (
+        CharacterCollator,
+        CharacterTokens,
+        ChatCollator,
+        InterleavedCollator,
+        StoryTensorCollator,
+    )
     from openstory_hf.info import Info
     from openstory_hf.load import load_stories
     from openstory_hf.mix import mix_stories
@@ -21,10 +27,13 @@ if TYPE_CHECKING:
     from openstory_hf.stream import merge_states
 
 _ROOMS = {
+    "CharacterCollator": "collate",
     "CharacterTokens": "collate",
+    "ChatCollator": "collate",
     "Info": "info",
     "InterleavedCollator": "collate",
     "StoryBuilder": "builder",
+    "StoryTensorCollator": "collate",
     "Where": "selection",
     "load_stories": "load",
     "merge_states": "stream",
@@ -32,10 +41,13 @@ _ROOMS = {
 }
 
 __all__ = [
+    "CharacterCollator",
     "CharacterTokens",
+    "ChatCollator",
     "Info",
     "InterleavedCollator",
     "StoryBuilder",
+    "StoryTensorCollator",
     "Where",
     "__version__",
     "load_stories",

@@ -139,6 +139,7 @@ class ElasticStream:
             )
         self.seed = seed
         self._rank, self._world_size = rank, world_size
+        self._part: tuple[int, int, int, int] | None = None
         self._shared: Any = _shared_numbers()
         self._loaded: dict[str, Any] | None = None
         self._loaded_by = 0
@@ -216,8 +217,15 @@ class ElasticStream:
             left = left_over(left, era)
         return left
 
+    def take_part(self, worker: int, workers: int) -> None:
+        """Be one worker of this rank, where nothing else says so: in a process that no DataLoader has started."""
+        rank, ranks, _, _ = self._consumer()
+        self._part = rank, ranks, worker, workers
+
     def _consumer(self) -> tuple[int, int, int, int]:
         """(rank, ranks, worker, workers) of this process."""
+        if self._part is not None:
+            return self._part
         torch = sys.modules.get("torch")
         rank, ranks = self._rank, self._world_size
         if rank is None or ranks is None:
@@ -268,6 +276,15 @@ class ElasticStream:
         taken = [[rank, worker, count] for worker, count in enumerate(given)]
         state = {"epoch": self.epoch, "eras": eras, "ranks": ranks, "workers": workers, "taken": taken}
         return {STATE_KEY: STATE_VERSION, "identity": self.identity, **state}
+
+    @property
+    def loaded(self) -> Mapping[str, Any] | None:
+        """The state that the next iteration goes on at."""
+        return self._loaded
+
+    def rewind(self) -> None:
+        """Let the next iteration begin at the start of the epoch, whatever was loaded or iterated."""
+        self._loaded = self._progress = None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration go on where a state was taken, in the same or another number of ranks and workers.

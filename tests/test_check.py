@@ -17,6 +17,7 @@ from openstory_hf.check import check
 from openstory_hf.errors import OutputError
 from openstory_hf.fakes import RawWriter
 from openstory_hf.schema import TABLES
+from openstory_hf.testing import FileServer
 from openstory_hf.write import file_facts
 
 STORIES = "stories/train-00000-of-00001.parquet"
@@ -69,8 +70,7 @@ def test_a_good_folder_has_no_problems(good):
 def test_a_rewritten_shard_needs_another_index_even_if_its_rows_are_the_same(out):
     change_rows(out, STORIES, lambda rows: None)
     [problem] = check(out)
-    assert problem.startswith("index/stories-train.parquet: ")
-    assert "it is not the file its index was made of" in problem
+    assert problem == f"index/stories-train.parquet: row {STORY} of {STORIES} is not as the index says"
 
 
 def test_an_index_that_says_something_else_than_its_table_is_a_problem(out):
@@ -81,7 +81,7 @@ def test_an_index_that_says_something_else_than_its_table_is_a_problem(out):
     at = table.schema.get_field_index("caption")
     pq.write_table(table.set_column(at, "caption", pa.array(captions)), path)
     [problem] = check(out)
-    assert problem.startswith("index/frames-train.parquet: missing, or size or SHA-256 differ")
+    assert problem.startswith("index/frames-train.parquet: size or SHA-256 differ")
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["index"]["index/frames-train.parquet"] |= file_facts(path)
     (out / "manifest.json").write_text(json.dumps(manifest))
@@ -295,7 +295,10 @@ def test_a_script_has_no_place_in_a_dataset(out):
     ("changes", "problems"),
     [
         ({"seen": 4}, ["manifest.json: train: {'seen': 4, 'written': 2, 'rejected': 1} stories: seen is not"]),
-        ({"seen": 4, "written": 3}, ["manifest.json: train: 3 stories written, the files hold 2"]),
+        (
+            {"seen": 4, "written": 3},
+            ["manifest.json: train: 3 stories written, the files hold 2", "README.md: the table of splits is not"],
+        ),
         ({"seen": 4, "rejected": 2}, ["rejects.jsonl: train: names 1 lost stories, the manifest 2"]),
     ],
 )
@@ -385,16 +388,51 @@ def test_a_changed_config_of_the_card_is_a_problem_of_that_config(out, edit, pro
     assert "\n" not in found
 
 
-@pytest.mark.parametrize("text", [None, "---\n{broken\n---\n", ""])
-def test_a_card_without_configs_is_a_problem_of_every_config(out, text):
+@pytest.mark.parametrize("text", [None, b"---\n{broken\n---\n", b"---\n[]\n---\n", b"\xff"])
+def test_a_card_that_cannot_be_read_is_one_problem(out, text):
     (out / "README.md").unlink()
     if text is not None:
-        (out / "README.md").write_text(text)
-    found = check(out)
-    assert len(found) == 3
-    for config, problem in zip(("stories", "frames", "annotations"), found, strict=True):
+        (out / "README.md").write_bytes(text)
+    (problem,) = check(out)
+    assert problem.startswith("README.md: cannot be read: ")
+    assert problem.endswith("Write it with `openstory card`")
+    assert "\n" not in problem
+
+
+def test_a_card_without_configs_is_a_problem_of_every_config(out):
+    (out / "README.md").write_text("# By hand\n")
+    problems = [problem for problem in check(out) if "does not load" in problem]
+    for config, problem in zip(("stories", "frames", "annotations"), problems, strict=True):
         assert problem.startswith(f"README.md: config {config} does not load: ")
         assert "\n" not in problem
+
+
+def test_front_matter_that_the_hub_refuses_is_a_problem(out):
+    edit_card(out, lambda front: front.update(license="mine", language=["english"]))
+    licence, language = check(out)
+    assert licence == "README.md: license: 'mine' is not a licence the Hub knows; write `other` and a `license_name`"
+    assert language == "README.md: language: 'english' is not an ISO 639 code"
+
+
+def test_counts_of_the_card_that_are_not_those_of_the_files_are_a_problem(out):
+    text = (out / "README.md").read_text("utf-8")
+    assert "| train | 2 | 20,132 | 6 |" in text
+    (out / "README.md").write_text(text.replace("| train | 2 | 20,132 | 6 |", "| train | 20,132 | 20,132 | 6 |"))
+    (problem,) = check(out)
+    assert problem.startswith("README.md: the table of splits is not that of manifest.json")
+
+
+def test_croissant_json_must_be_there_and_name_the_columns(out):
+    path = out / "croissant.json"
+    described = json.loads(path.read_text("utf-8"))
+    described["recordSet"][1]["field"].pop()
+    for text in (None, "{", "[]", json.dumps(described)):
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text, "utf-8")
+        (problem,) = check(out)
+        assert problem.startswith("croissant.json: ")
+        assert "`openstory card`" in problem
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])
@@ -412,3 +450,30 @@ def test_several_problems_are_all_reported(out):
     change_rows(out, STORIES, cut_picture)
     files = [problem.partition(":")[0] for problem in check(out)]
     assert files == ["load.py", STORIES, FRAMES]
+
+
+# -- data that is somewhere else ---------------------------------------------------------------------------
+
+
+def test_a_url_is_checked_by_reading_every_file_once_in_bounded_parts(good, monkeypatch):
+    monkeypatch.setattr("openstory_hf.check.FETCH_BYTES", 5000)
+    with FileServer(good) as server:
+        assert check(server.url) == []
+        requests = [request for request in server.requests if "stories/" in request.path or "frames/" in request.path]
+    tables = [path for folder in ("stories", "frames") for path in (good / folder).iterdir()]
+    assert sum(request.bytes for request in requests) == sum(path.stat().st_size for path in tables)
+    assert max(request.bytes for request in requests) == 5000
+
+
+def test_problems_behind_a_url_are_those_of_the_folder(out, monkeypatch):
+    monkeypatch.setattr("openstory_hf.storage._PAUSES", ())
+    change_rows(out, STORIES, shifted_mention)
+    data = bytearray((out / FRAMES).read_bytes())
+    data[5000] ^= 1
+    (out / FRAMES).write_bytes(data)
+    (out / "croissant.json").unlink()
+    (out / "stories/validation-00000-of-00001.parquet").unlink()
+    expected = [problem.partition(": ")[0] for problem in check(out)]
+    assert len(expected) == 4
+    with FileServer(out) as server:
+        assert [problem.partition(": ")[0] for problem in check(server.url)] == expected

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from openstory_hf import collate as room  # noqa: E402
 from openstory_hf import masks, pictures  # noqa: E402
 from openstory_hf.collate import InterleavedCollator  # noqa: E402
+from openstory_hf.collate.pixels import Geometry, Pixels, normalize  # noqa: E402
+from openstory_hf.collate.sample import Sample  # noqa: E402
 from openstory_hf.errors import UsageError  # noqa: E402
 from openstory_hf.testing import drawn_story, tiny_tokenizer  # noqa: E402
 from openstory_hf.views import RowError  # noqa: E402
@@ -415,6 +419,216 @@ class TestInstances:
             collator(mask_grid=(2, 2))([row])
 
 
+class TestPixels:
+    def test_bytes_normalised_later_are_the_same_pictures(self):
+        mean, std = (0.4, 0.2, 0.6), (0.5, 0.25, 0.2)
+        options = {"image_mean": mean, "image_std": std}
+        floats, whole = (
+            collator(**options, pixel_dtype=dtype)([story(TWO)])["pixel_values"] for dtype in ("float32", "uint8")
+        )
+        assert whole.dtype == torch.uint8
+        torch.testing.assert_close(normalize(whole, mean, std), floats)
+
+    def test_threads_change_nothing(self):
+        rows = [story(TWO, f"d/{number}", width=10 + number) for number in range(5)]
+        one, more = collator()(rows), collator(threads=3)(rows)
+        assert all(torch.equal(one[name], more[name]) for name in one)
+
+
+class TestPositions:
+    def test_in_the_plain_layout_every_picture_is_read_and_none_generated(self):
+        batch = collator(tokens_per_image=2)([story(TWO), story(("Hi",))])
+        assert torch.equal(batch["comprehension_mask"], batch["image_positions"] >= 0)
+        assert batch["comprehension_mask"].dtype == batch["generation_mask"].dtype == torch.bool
+        assert not batch["generation_mask"].any()
+        assert batch["picture_is_target"].tolist() == [False] * 3
+        assert batch["stories_dropped"].tolist() == 0
+
+    def test_padding_to_max_length(self):
+        batch = collator(padding="max_length", max_length=9)([story(("Hi",))])
+        assert batch["input_ids"].tolist() == [[BOS, IMG, HI, EOS, PAD, PAD, PAD, PAD, PAD]]
+        assert batch["labels"].tolist() == [[NO, NO, HI, EOS, NO, NO, NO, NO, NO]]
+        assert batch["attention_mask"].tolist() == [[1] * 4 + [0] * 5]
+        assert batch["image_positions"].tolist() == [[-1, 0] + [-1] * 7]
+        with pytest.raises(UsageError, match="needs a max_length"):
+            collator(padding="max_length")
+
+    @dataclass(frozen=True)
+    class Released:
+        """Labels of another length than ids, as a release may have them; generates the last picture."""
+
+        labels: tuple
+        max_length: int = 6
+
+        def sample(self, row, draws=None):
+            return Sample(
+                row=row,
+                ids=[7, IMG, 8],
+                labels=list(self.labels),
+                visual=[(-1, -1), (0, 0), (-1, -1)],
+                frames=[0, 1],
+                generated=[-1, -1, 1],
+                frames_dropped=0,
+            )
+
+    @pytest.mark.parametrize("pack", [None, 6])
+    def test_a_recipe_may_have_more_labels_than_ids_or_fewer(self, pack):
+        more, fewer = (collator(recipe=self.Released(labels), pack=pack)([story(TWO)]) for labels in ((5,) * 5, (5,)))
+        width = 6 if pack else 5
+        assert more["input_ids"].tolist() == [[7, IMG, 8] + [PAD] * (width - 3)]
+        assert more["attention_mask"].tolist() == [[1, 1, 1] + [0] * (width - 3)]
+        assert more["labels"].tolist() == [[NO, 5, 5, 5, 5, NO] if pack else [5] * 5]
+        assert fewer["labels"].tolist() == [[NO] * 6 if pack else [5, NO, NO]]
+        assert more["image_positions"].tolist() == [[-1, 0, 1] + [-1] * (width - 3)]
+        assert more["generation_mask"].tolist() == [[False, False, True] + [False] * (width - 3)]
+        assert more["picture_is_target"].tolist() == [False, True]
+
+    def test_the_layout_is_left_to_the_recipe(self):
+        with pytest.raises(UsageError, match="order, separator must be left to the recipe, Released"):
+            collator(recipe=self.Released((5,)), separator=" ", order="caption_first")
+
+
+SPOKEN = {
+    (0, 0): ["Fred", "They"],
+    (0, 1): ["Wilma", "They"],
+    (1, 0): ["He"],
+    (1, 1): ["dog", "dogs"],  # the bone has no segmentation, and is not counted
+}
+
+
+class TestInstanceTokens:
+    # Fred and Wilma are instances 0 and 1 of each frame
+    CAPTIONS = ("Fred sees Wilma. They wave.", "He and the dog see dogs, not a dogma.")
+
+    def row(self, **columns):
+        row = drawn_story(frames=2, height=16, width=16)
+        speak = [("fred", 0, 4), ("wilma", 10, 15), ("fred", 17, 21), ("wilma", 17, 21)], [("fred", 0, 2)]
+        row["mentions"] = [
+            [{"character": name, "start": a, "end": b, "ref_start": a, "ref_end": b} for name, a, b in of]
+            for of in speak
+        ]
+        dog = {**row["instances"][1][1], "label": "dog", "character": None}
+        bone = {"label": "bone", "character": None, "segmentation": None}
+        row["instances"][1] = [row["instances"][1][0], bone, dog]
+        return {**row, "captions": list(self.CAPTIONS), "referential_captions": list(self.CAPTIONS), **columns}
+
+    def collator(self, row, **options):
+        words = tiny_tokenizer([*row["captions"], "\n"])
+        return collator(tokenizer=words, instance_tokens=True, mask_grid=(2, 2), **options)
+
+    def test_a_mention_that_leaves_its_caption_is_named(self):
+        row = self.row()
+        row["mentions"][1][0]["end"] = 99
+        with pytest.raises(RowError, match=r"'drawn/1'.*a mention at \(0, 99\) leaves captions\[1\]"):
+            self.collator(row)([row])
+
+    def spoken(self, collate, row):
+        """What each instance of each picture is called, from the batch."""
+        batch = collate([row])
+        found = {}
+        for place, picture in enumerate(batch["token_images"][0].tolist()):
+            for instance in batch["token_instances"][0, place].nonzero().flatten().tolist():
+                assert batch["instance_valid"][picture, instance]
+                token = collate.tokenizer.convert_ids_to_tokens(int(batch["input_ids"][0, place]))
+                found.setdefault((picture, instance), []).append(token)
+            assert (picture == -1) == (not batch["token_instances"][0, place].any())
+        return found
+
+    @pytest.mark.parametrize("order", ["image_first", "caption_first"])
+    @pytest.mark.parametrize("text", [None, "captions", "referential_captions"])
+    def test_words_find_their_masks(self, text, order):
+        row = self.row()
+        assert self.spoken(self.collator(row, text=text, order=order), row) == SPOKEN
+
+    def test_without_mentions_labels_are_found(self):
+        row = self.row(mentions=None)
+        expected = {(0, 0): ["Fred"], (0, 1): ["Wilma"], (1, 1): ["dog", "dogs"]}
+        assert self.spoken(self.collator(row), row) == expected
+
+    def test_offsets_hold_behind_an_image_token_that_is_spelt_out(self):
+        row = self.row(captions=["<pic> <pic> Fred", "a dog"], mentions=None)
+        words = tiny_tokenizer([*row["captions"], "\n"])
+        words.add_tokens(["<pic>"])
+        collate = collator(tokenizer=words, image_token="<pic>", instance_tokens=True, mask_grid=(2, 2))
+        assert self.spoken(collate, row) == {(0, 0): ["Fred"], (1, 1): ["dog"]}
+
+    def test_dropped_frames_take_their_words_along(self):
+        row = self.row()
+        collate = self.collator(row, max_length=24, truncate="oldest")
+        assert collate([row])["frames_dropped"].tolist() == [1]
+        assert self.spoken(collate, row) == {(0, 0): ["He"], (0, 1): ["dog", "dogs"]}
+
+    def test_pictures_count_through_the_batch(self):
+        row = self.row()
+        batch = self.collator(row)([row, row])
+        first, second = batch["token_images"]
+        assert torch.equal(torch.where(second >= 0, second - 2, second), first)
+        assert torch.equal(*batch["token_instances"])
+
+    def test_what_it_needs_is_said(self):
+        with pytest.raises(UsageError, match="mask_grid"):
+            collator(instance_tokens=True)
+        slow = transformers.ByT5Tokenizer()
+        slow.add_tokens(["<image>"], special_tokens=True)
+        with pytest.raises(UsageError, match="fast tokenizer"):
+            collator(tokenizer=slow, instance_tokens=True, mask_grid=(2, 2))
+
+
+RECIPE_TOKENS = ["<img>", "</img>", *(f"<img_{n:05d}>" for n in range(64)), *(f"[IMG{n}]" for n in range(8))]
+
+
+DRAWN = [drawn_story(frames=frames, height=16, width=16, story_id=f"d/{frames}") for frames in (4, 2)]
+
+
+class TestPresets:
+    def preset(self, name, **overrides):
+        words = tiny_tokenizer([text for row in DRAWN for text in row["captions"]])
+        words.add_tokens(RECIPE_TOKENS, special_tokens=True)
+        return InterleavedCollator.preset(name, tokenizer=words, **{"image_size": 8, **overrides})
+
+    @pytest.mark.parametrize("name", ["storygpt_v", "gill", "seed_story", "openstory_pp"])
+    def test_all_speak_one_vocabulary(self, name):
+        collate = self.preset(name)
+        batch = collate(DRAWN)
+        width = batch["input_ids"].shape[1]
+        sequences = ("input_ids", "attention_mask", "labels", "image_positions", "comprehension_mask")
+        for tensor in (*sequences, "generation_mask"):
+            assert batch[tensor].shape == (2, width), tensor
+        count = len(batch["pixel_values"])
+        assert batch["num_images"].sum() == count == len(batch["picture_is_target"])
+        there = batch["comprehension_mask"] | batch["generation_mask"]
+        assert torch.equal(batch["image_positions"] >= 0, there)
+        assert not (batch["comprehension_mask"] & batch["generation_mask"]).any()
+        assert batch["image_positions"].max() < count
+        made = set(batch["image_positions"][batch["generation_mask"]].tolist())
+        assert [k in made for k in range(count)] == batch["picture_is_target"].tolist()
+        # the pictures are those of the samples, in order
+        frames = [(row, number) for row in DRAWN for number in collate.sample(row).frames]
+        geometry = Geometry(size=(8, 8), resize=collate.resize)
+        shown = Pixels(geometry=geometry, mean=collate.image_mean, std=collate.image_std)(frames)
+        assert torch.equal(batch["pixel_values"], shown)
+        again = pickle.loads(pickle.dumps(collate))(DRAWN)
+        assert all(torch.equal(batch[tensor], again[tensor]) for tensor in batch)
+
+    def test_openstory_pp_knows_the_masks_of_its_words(self):
+        batch = self.preset("openstory_pp")(DRAWN)
+        assert batch["instance_masks"].shape == (6, 2, 32, 32)
+        # each caption names both figures once
+        assert batch["token_instances"].sum((1, 2)).tolist() == [8, 4]
+
+    def test_options_go_where_they_belong(self):
+        collate = self.preset("seed_story", num_img_in_tokens=5, pixel_dtype="uint8", max_length=300)
+        assert collate.recipe.num_img_in_tokens == 5
+        assert collate.recipe.max_length == 300
+        assert collate(DRAWN)["pixel_values"].dtype == torch.uint8
+
+    def test_unknown_names_and_options_are_refused(self):
+        with pytest.raises(UsageError, match="preset must be one of 'storygpt_v', 'gill'"):
+            self.preset("seed")
+        with pytest.raises(UsageError, match=r"'seed_story' has no option order, sede; it has .*release_compatible"):
+            self.preset("seed_story", sede=3, order="caption_first")
+
+
 class TestOptions:
     def test_an_unknown_image_token_says_how_to_add_it(self):
         with pytest.raises(UsageError, match=r"'<picture>'.*add_tokens.*resize_token_embeddings"):
@@ -445,12 +659,32 @@ class TestOptions:
             ("target", "first"),
             ("resize", "crop"),
             ("truncate", "left"),
+            ("padding", "left"),
+            ("pixel_dtype", "float64"),
             ("tokens_per_image", 0),
         ],
     )
     def test_a_wrong_choice_is_named(self, name, value):
         with pytest.raises(UsageError, match=f"{name} must.*{value!r}"):
             collator(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("option", "default"),
+        [
+            ("image_mean", (0.5, 0.5, 0.5)),
+            ("image_std", (0.5, 0.5, 0.5)),
+            ("pixel_dtype", "float32"),
+            ("mask_grid", None),
+            ("threads", 0),
+            ("seed", 0),
+            ("release_compatible", False),
+        ],
+    )
+    def test_an_option_is_the_same_in_all_collators(self, option, default):
+        collators = [kind for name in room.__all__ if is_dataclass(kind := getattr(room, name))]
+        found = [entry.default for kind in collators for entry in fields(kind) if entry.name == option]
+        assert len(found) > 1
+        assert set(found) == {default}
 
     def test_an_empty_batch_and_an_empty_story(self):
         with pytest.raises(UsageError, match="at least one example"):

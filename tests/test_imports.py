@@ -48,6 +48,7 @@ ORDER = [
     "hub",
     "stats",
     "collate",
+    "loader",
     "preview",
     "testing",
     "conformance",

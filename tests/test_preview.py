@@ -302,6 +302,7 @@ def test_switches_are_offered_for_the_layers_there_are():
     assert page(plain).find("input") == []
     assert [a["id"] for a in page(plain, box).find("input")] == ["boxes"]
     assert [a["id"] for a in page(drawn(["fred"])[0], plain).find("input")] == ["masks", "boxes"]
+    assert [a["id"] for a in page(FRED_AND_WILMA).find("input")] == ["pronouns"]
 
 
 # The sheet

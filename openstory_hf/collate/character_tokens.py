@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from openstory_hf.collate.common import check_choice, pad
+from openstory_hf.collate.common import Row, check_choice, check_names, pad, story_texts, text_column
+from openstory_hf.collate.encoding import check_fast, check_pads, check_room
+from openstory_hf.collate.instances import MENTION_OFFSETS, Mention, mentions_of
 from openstory_hf.errors import UsageError
-from openstory_hf.views import Span, frame_texts, row_error, token_spans
+from openstory_hf.views import Span, row_error, token_spans
 
 Text = Literal["captions", "referential_captions", "texts"]
 Padding = Literal["longest", "max_length"]
-Row = Mapping[str, Any]
-
-_OFFSETS = {"captions": ("start", "end"), "referential_captions": ("ref_start", "ref_end")}
-"""Which offsets of a mention count characters of which column."""
 
 
 class _Frame(NamedTuple):
-    """A text, and who is mentioned where in it; `names` and `spans` are parallel."""
+    """A text, and who is mentioned where in it."""
 
     text: str
-    names: list[str]
-    spans: list[Span]
+    mentions: list[Mention]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +69,13 @@ class CharacterTokens:
         if self.text is not None:
             check_choice("text", self.text, Text)
         check_choice("padding", self.padding, Padding)
-        if isinstance(self.characters, str) or len(set(self.characters)) != len(self.characters):
-            raise UsageError(f"characters must be a sequence of different names, got {self.characters!r}")
-        if not getattr(self.tokenizer, "is_fast", False):
-            raise UsageError(
-                f"{type(self.tokenizer).__name__} does not say where in the text its tokens come from; use a fast "
-                "tokenizer, as transformers.AutoTokenizer.from_pretrained(...) gives where one exists"
-            )
-        if self.tokenizer.pad_token_id is None:
-            raise UsageError("the tokenizer has no pad token; try tokenizer.pad_token = tokenizer.eos_token")
+        check_names("characters", self.characters)
+        check_fast(self.tokenizer)
+        check_pads(self.tokenizer)
         if self.padding == "max_length" and self.max_length is None:
             raise UsageError('padding="max_length" needs a max_length')
-        special = self.tokenizer.num_special_tokens_to_add()
-        if self.max_length is not None and self.max_length <= special:
-            raise UsageError(f"max_length={self.max_length} leaves no room for text beside {special} special tokens")
+        if self.max_length is not None:
+            check_room(self.tokenizer, self.max_length)
 
     def __call__(self, examples: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Tokenise the F frames of some stories, story by story: at most L tokens and M mentions in a frame.
@@ -116,14 +106,14 @@ class CharacterTokens:
             verbose=False,
         ).encodings
         input_ids = pad([encoding.ids for encoding in encodings], self.tokenizer.pad_token_id)
-        most = max(len(frame.names) for frame in frames)
+        most = max(len(frame.mentions) for frame in frames)
         tokens = torch.full((len(frames), most, 2), -1)
         speakers = torch.full((len(frames), most), -1)
         mask = torch.zeros(len(frames), len(self.characters), input_ids.shape[1], dtype=torch.bool)
         numbers = {name: number for number, name in enumerate(self.characters)}
         for index, (frame, encoding) in enumerate(zip(frames, encodings, strict=True)):
-            spans = _kept_spans(encoding, frame.spans)
-            for place, (name, (first, last)) in enumerate(zip(frame.names, spans, strict=True)):
+            spans = _kept_spans(encoding, [span for _, span in frame.mentions])
+            for place, ((name, _), (first, last)) in enumerate(zip(frame.mentions, spans, strict=True)):
                 tokens[index, place] = torch.tensor([first, last])
                 if name in numbers:
                     speakers[index, place] = numbers[name]
@@ -137,26 +127,16 @@ class CharacterTokens:
         }
 
     def _frames(self, row: Row) -> list[_Frame]:
-        column: str = self.text or ("texts" if row.get("texts") is not None else "captions")
-        texts, mentions = frame_texts(row, column), row.get("mentions")
-        if not texts:
-            raise row_error(row, "it has no frames; leave such rows out before collating")
+        texts, mentions, column = story_texts(row, self.text), row.get("mentions"), text_column(row, self.text)
         if mentions is None or len(mentions) != len(texts):
             found = "no column 'mentions'" if mentions is None else f"{len(mentions)} lists of mentions"
             raise row_error(row, f"{found} for {len(texts)} texts; there must be one list per frame")
         if column == "texts":
-            same = [name for name in _OFFSETS if list(row.get(name) or ()) == texts]
+            same = [name for name in MENTION_OFFSETS if list(row.get(name) or ()) == texts]
             if not same:
                 raise row_error(row, "'texts' is neither 'captions' nor 'referential_captions', so no mention fits it")
             column = same[0]
-        start, end = _OFFSETS[column]
-        frames = []
-        for number, (text, entries) in enumerate(zip(texts, mentions, strict=True)):
-            spans = [(entry[start], entry[end]) for entry in entries]
-            if outside := [span for span in spans if not 0 <= span[0] <= span[1] <= len(text)]:
-                raise row_error(row, f"a mention at {outside[0]} leaves {column}[{number}], {len(text)} characters")
-            frames.append(_Frame(text, [entry["character"] for entry in entries], spans))
-        return frames
+        return [_Frame(text, mentions_of(row, number, column)) for number, text in enumerate(texts)]
 
 
 def _kept_spans(encoding: Any, spans: Sequence[Span]) -> list[Span]:

@@ -1,75 +1,86 @@
-"""Stories as one token sequence of pictures and captions, for interleaved image-text models."""
+"""Stories as token sequences of pictures and captions, for interleaved image-text models."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from openstory_hf import pictures
-from openstory_hf.collate.common import IGNORE, Geometry, Resize, check_choice, pad
+from openstory_hf.collate.common import IGNORE, Row, check_choice, pad
+from openstory_hf.collate.encoding import check_pads
+from openstory_hf.collate.gill import Gill
+from openstory_hf.collate.instances import instance_grids, masked_instances
+from openstory_hf.collate.packing import first_fit
+from openstory_hf.collate.pixels import CLIP_MEAN, CLIP_STD, RGB, Dtype, Geometry, Pixels, Resize, bytes_of, sides
+from openstory_hf.collate.plain import Plain
+from openstory_hf.collate.sample import Recipe, Sample
+from openstory_hf.collate.seed_story import SeedStory
+from openstory_hf.collate.storygpt_v_stage2 import StoryGPTV
 from openstory_hf.errors import UsageError
-from openstory_hf.views import Order, frame_images, frame_texts, row_error
+from openstory_hf.views import row_error
 
-Target = Literal["last", "all"]
-Truncate = Literal["oldest", "newest", "error"]
-Row = Mapping[str, Any]
+Padding = Literal["longest", "max_length"]
+Preset = Literal["storygpt_v", "gill", "seed_story", "openstory_pp"]
 
+_CLIP = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+_PRESETS: dict[str, tuple[type[Plain | StoryGPTV | Gill | SeedStory], dict[str, Any]]] = {
+    "storygpt_v": (StoryGPTV, {**_CLIP, "image_size": 224, "resize": "center_crop"}),
+    "gill": (Gill, {**_CLIP, "image_size": 224, "resize": "center_crop"}),
+    "seed_story": (SeedStory, {**_CLIP, "image_size": 448, "resize": "squash"}),
+    "openstory_pp": (
+        Plain,
+        {
+            "order": "caption_first",
+            "target": "all",
+            "instance_tokens": True,
+            "truncate": "oldest",
+            "image_size": 512,
+            "resize": "center_crop",
+            "mask_grid": (32, 32),
+        },
+    ),
+}
+"""The layout of each preset, and its options."""
 
-class _Segment(NamedTuple):
-    """A run of tokens that is tokenised by itself."""
-
-    ids: list[int]
-    is_caption: bool = False
-
-
-class _Story(NamedTuple):
-    """The frames [start, stop) of a row, and their tokens; `ids` and `labels` are parallel."""
-
-    row: Row
-    start: int
-    stop: int
-    ids: list[int]
-    labels: list[int]
+_PADDING: dict[str, int | bool] = {
+    "attention_mask": 0,
+    "labels": IGNORE,
+    "image_positions": -1,
+    "comprehension_mask": False,
+    "generation_mask": False,
+    "token_images": -1,
+    "position_ids": 0,
+    "story_index": -1,
+    "token_instances": 0,
+}
+"""What the tensors hold where there is no token."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InterleavedCollator:
+class InterleavedCollator(Plain):
     """Turn rows of the `stories` table into a batch for an interleaved image-text model.
 
-    A story becomes ``[bos] frame separator frame separator ... frame [eos]``, and a frame (image first)
-    ``image_start placeholders image_end caption``. Each of these pieces is tokenised by itself, never across a
-    boundary, so the border between trained and untrained tokens is exact whatever the tokenizer merges; blanks
-    wanted between the pieces belong into the markers and the separator. Captions are plain text: special tokens
-    and the image token spelt out in a caption are tokenised as mere characters.
-
-    Rows may differ in frames, picture sizes and columns; each is decided by itself. A call changes neither the
-    examples nor the collator, and the same examples give the same batch. Can be pickled.
+    A story is laid out by the options of `Plain`, or by a `recipe` in their place; `preset` makes the collators of
+    published recipes. Rows may differ in frames, picture sizes and columns; each is decided by itself. A call
+    changes neither the examples nor the collator, and the same examples give the same batch. Can be pickled.
 
     Args:
         tokenizer: a `transformers` tokenizer, fast or slow.
-        image_token: the placeholder; one token of the tokenizer's vocabulary.
-        tokens_per_image: placeholders per picture, the number of visual embeddings the model puts in their place.
-        image_start: text before the placeholders of each picture; may hold special tokens.
-        image_end: text after them; may hold special tokens.
-        order: which comes first in a frame, the picture or the caption.
-        target: whose caption is trained: the last frame's alone, or every frame's.
-        separator: text between frames; may hold special tokens.
-        add_bos: start with the tokenizer's bos token if it has one; never trained.
-        add_eos: end with the eos token, trained. A story that lost its newest frames does not end where it was
-            cut, and gets none.
-        text: column of the texts; by default "texts" in rows that have it, else "captions".
+        recipe: another layout than the plain one, whose options then stay at their defaults.
         image_size: side of the pictures in pixels, or (h, w).
         resize: "squash" (shape not kept), "center_crop", or "pad" (with the mean colour).
         image_mean: mean per RGB channel, on values in [0, 1].
         image_std: standard deviation per RGB channel.
+        pixel_dtype: "float32" (normalised), or "uint8" to `normalize` on the device.
+        threads: threads that decode pictures, 0 for the calling one.
+        target_size: side in pixels of the pictures to generate as an image decoder is given them: centre-cropped,
+            in [-1, 1]; None for a batch without.
         mask_grid: (h, w) of the instance masks, or None for a batch without them.
-        max_length: most tokens per story, or None.
-        truncate: what to do with a longer story: drop whole frames, the oldest or the newest first, or raise.
+        padding: to the "longest" sequence of the batch, or to "max_length".
+        pack: length of the sequences that several stories share, each in the first one with room; None gives each
+            story a sequence of its own.
 
     Raises:
         UsageError: for an option that cannot work at all or with this tokenizer.
@@ -79,198 +90,232 @@ class InterleavedCollator:
         >>> story = drawn_story(frames=2)
         >>> collate = InterleavedCollator(tokenizer=tiny_tokenizer(story["captions"]), tokens_per_image=4)
         >>> batch = collate([story])
-        >>> tuple(batch["pixel_values"].shape), (batch["image_positions"] >= 0).sum().item()
+        >>> tuple(batch["pixel_values"].shape), batch["comprehension_mask"].sum().item()
         ((2, 3, 224, 224), 8)
     """
 
-    tokenizer: Any
-    image_token: str = "<image>"
-    tokens_per_image: int = 1
-    image_start: str = ""
-    image_end: str = ""
-    order: Order = "image_first"
-    target: Target = "last"
-    separator: str = "\n"
-    add_bos: bool = True
-    add_eos: bool = True
-    text: str | None = None
+    recipe: Recipe | None = None
     image_size: int | tuple[int, int] = 224
     resize: Resize = "squash"
-    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    image_std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_mean: RGB = (0.5, 0.5, 0.5)
+    image_std: RGB = (0.5, 0.5, 0.5)
+    pixel_dtype: Dtype = "float32"
+    threads: int = 0
+    target_size: int | None = None
     mask_grid: tuple[int, int] | None = None
-    max_length: int | None = None
-    truncate: Truncate = "error"
+    padding: Padding = "longest"
+    pack: int | None = None
+
+    @classmethod
+    def preset(cls, name: Preset, *, tokenizer: Any, **overrides: Any) -> InterleavedCollator:
+        """The collator of a published recipe.
+
+        - "storygpt_v": `StoryGPTV`, the second stage of StoryGPT-V; the first is `CharacterCollator`.
+        - "gill": `Gill`.
+        - "seed_story": `SeedStory`.
+        - "openstory_pp": entity-centric training after Openstory++ (arXiv:2408.03695): captions before their
+          pictures, all trained, and for each token of a caption the masks of the instances it speaks of.
+
+        Args:
+            name: of the recipe.
+            tokenizer: with the tokens the recipe needs; an error says which are missing, and how to add them.
+            **overrides: options of the recipe and of this class, in place of the preset's.
+
+        Raises:
+            UsageError: for an unknown name or option.
+        """
+        check_choice("preset", name, Preset)
+        layout, options = _PRESETS[name]
+        of_layout = _options(layout)
+        known = of_layout | (_options(cls) - _options(Plain)) - {"recipe"}
+        if unknown := sorted(overrides.keys() - known):
+            raise UsageError(f"preset {name!r} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        if layout is not Plain:
+            given = {option: overrides.pop(option) for option in of_layout & overrides.keys()}
+            options = {**options, "recipe": layout(tokenizer=tokenizer, **given)}
+        return cls(tokenizer=tokenizer, **{**options, **overrides})
 
     def __post_init__(self) -> None:
-        check_choice("order", self.order, Order)
-        check_choice("target", self.target, Target)
         check_choice("resize", self.resize, Resize)
-        check_choice("truncate", self.truncate, Truncate)
-        if self.tokens_per_image < 1:
-            raise UsageError(f"tokens_per_image must be at least 1, got {self.tokens_per_image}")
-        # slow tokenizers answer None for an unknown token, others the id of their unknown token
-        if self.tokenizer.convert_tokens_to_ids(self.image_token) in (None, self.tokenizer.unk_token_id):
-            raise UsageError(
-                f"image_token {self.image_token!r} is not one token of the tokenizer; add it with "
-                f"tokenizer.add_tokens([{self.image_token!r}], special_tokens=True) and make room for it with "
-                "model.resize_token_embeddings(len(tokenizer))"
-            )
-        if self.tokenizer.pad_token_id is None:
-            raise UsageError("the tokenizer has no pad token; try tokenizer.pad_token = tokenizer.eos_token")
-        if self.add_eos and self.tokenizer.eos_token_id is None:
-            raise UsageError("the tokenizer has no eos token; set one, or pass add_eos=False")
-        for name in ("image_start", "image_end", "separator"):
-            if self._image_id in self._encode(getattr(self, name)):
-                raise UsageError(f"{name} must not hold the image token {self.image_token!r} itself")
+        check_choice("pixel_dtype", self.pixel_dtype, Dtype)
+        check_choice("padding", self.padding, Padding)
+        check_pads(self.tokenizer)
+        if self.recipe is None:
+            super().__post_init__()
+        else:
+            defaults = {entry.name: entry.default for entry in fields(Plain)}
+            if given := sorted(name for name in _options(Plain) if getattr(self, name) != defaults[name]):
+                raise UsageError(f"{', '.join(given)} must be left to the recipe, {type(self.recipe).__name__}")
+        if self.instance_tokens and self.mask_grid is None:
+            raise UsageError("instance_tokens needs a mask_grid, (h, w) of the masks that the tokens speak of")
+        if self.padding == "max_length" and (self._longest is None or self.pack is not None):
+            raise UsageError('padding="max_length" needs a max_length, and no pack')
 
     def __call__(self, examples: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Collate B stories: L tokens in the longest, I pictures in all, at most K instances in a picture.
 
+        With `pack`, the B stories share R sequences of length `pack`: read (R, pack) for (B, L).
+
         Returns:
             - `input_ids`: int64 (B, L), padded on the right.
             - `attention_mask`: int64 (B, L), 1 on tokens, 0 on padding.
-            - `labels`: int64 (B, L), unshifted: the id on captions of the `target` and on eos, -100 elsewhere.
-            - `pixel_values`: float32 (I, 3, H, W), normalised; the kept pictures, story by story.
-            - `image_positions`: int64 (B, L), index into `pixel_values` on each placeholder, -1 elsewhere.
-            - `num_images`: int64 (B,), pictures kept of each story.
-            - `frames_dropped`: int64 (B,), frames lost to `max_length`.
+            - `labels`: int64 (B, L), unshifted: the id where trained (plain: on captions of the `target` and on
+              eos), -100 elsewhere.
+            - `pixel_values`: (I, 3, H, W), float32 and normalised or uint8; the used pictures, story by story.
+            - `image_positions`: int64 (B, L), index into `pixel_values` where a picture is read or generated, -1
+              elsewhere.
+            - `comprehension_mask`: bool (B, L), where visual embeddings of a picture stand.
+            - `generation_mask`: bool (B, L), where the hidden states generate a picture.
+            - `picture_is_target`: bool (I,), the pictures that are generated.
+            - `num_images`: int64 (B,), pictures used of each story (also with `pack`).
+            - `frames_dropped`: int64 (B,), whole frames lost to `max_length` (also with `pack`).
+            - `stories_dropped`: int64 (), stories that a release-compatible recipe dropped; they are not in B.
+            - `position_ids` (with `pack`): int64 (B, L), from 0 on for each story, 0 on padding.
+            - `story_index` (with `pack`): int64 (B, L), which of the stories, -1 on padding. `block_causal_mask`
+              makes the attention mask of it.
+            - `target_pixel_values` (with `target_size`): float32 (T, 3, S, S), the generated pictures in order.
+            - `time_ids` (with `target_size`, SEED-Story): int64 (T, 6); see `SeedStory.time_ids`.
             - `instance_masks` (with `mask_grid`): float32 (I, K, h, w), the share of each cell that the instance
               covers, in the geometry of the picture; instances with a segmentation, in the order of the row.
             - `instance_valid` (with `mask_grid`): bool (I, K), False on padding.
+            - `token_images` (with `instance_tokens`): int64 (B, L), index of the picture an instance of which the
+              token speaks of, -1 elsewhere.
+            - `token_instances` (with `instance_tokens`): bool (B, L, K), which of that picture's instances.
 
         Raises:
             RowError: naming the story, if it lacks text or pictures, if a picture does not decode, or if the
-                story does not fit into `max_length`.
-            UsageError: if there are no examples.
+                story does not fit into `max_length` or `pack`.
+            UsageError: if there are no examples, or the recipe dropped them all.
         """
         if not examples:
             raise UsageError("a batch needs at least one example")
-        stories = [self._story(row) for row in examples]
-        frames = [(story.row, number) for story in stories for number in range(story.start, story.stop)]
-        input_ids = pad([story.ids for story in stories], self.tokenizer.pad_token_id)
-        attention_mask = pad([[1] * len(story.ids) for story in stories], 0)
-        # _story has made sure that every image token is a placeholder, so they line up with the pictures
-        image_positions = torch.full_like(input_ids, -1)
-        placeholders = (input_ids == self._image_id) & attention_mask.bool()
-        image_positions[placeholders] = torch.arange(len(frames)).repeat_interleave(self.tokens_per_image)
+        samples = [sample for row in examples if (sample := self.sample(row)) is not None]
+        if not samples:
+            raise UsageError(
+                f"the release drops every story of this batch (one is {examples[0].get('story_id')!r}); "
+                "leave stories out of which recipe.sample(row) is None, or pass release_compatible=False"
+            )
+        frames = [(sample.row, number) for sample in samples for number in sample.frames]
+        made = [set(sample.generated) for sample in samples]
+        is_target = [k in of for sample, of in zip(samples, made, strict=True) for k in range(len(sample.frames))]
         batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "labels": pad([story.labels for story in stories], IGNORE),
+            **self._sequences(samples),
             "pixel_values": self._pixels(frames),
-            "image_positions": image_positions,
-            "num_images": torch.tensor([story.stop - story.start for story in stories]),
-            "frames_dropped": torch.tensor(
-                [len(story.row["images"]) - (story.stop - story.start) for story in stories]
-            ),
+            "picture_is_target": torch.tensor(is_target, dtype=torch.bool),
+            "num_images": torch.tensor([len(sample.frames) for sample in samples]),
+            "frames_dropped": torch.tensor([sample.frames_dropped for sample in samples]),
+            "stories_dropped": torch.tensor(len(examples) - len(samples)),
         }
+        if self.target_size is not None:
+            targets = [frame for frame, made in zip(frames, is_target, strict=True) if made]
+            batch |= self._targets(samples, targets, self.target_size)
         if self.mask_grid is not None:
-            batch["instance_masks"], batch["instance_valid"] = self._masks(frames, self.mask_grid)
+            instances = [masked_instances(*frame) for frame in frames]
+            geometries = [self._geometry] * len(frames)
+            batch["instance_masks"], batch["instance_valid"] = instance_grids(instances, geometries, self.mask_grid)
+        if self.instance_tokens:
+            batch["token_instances"] = self._multi_hot(samples, batch["token_instances"], batch["instance_valid"])
         return batch
 
-    # -- text
+    def sample(self, row: Row, draws: Any = None) -> Sample | None:
+        """The sample of a story, as the recipe makes it; see there."""
+        return super().sample(row) if self.recipe is None else self.recipe.sample(row, draws)
+
+    # -- tokens
 
     @property
-    def _image_id(self) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
+    def _longest(self) -> int | None:
+        return self.max_length if self.recipe is None else self.recipe.max_length
 
-    def _encode(self, text: str, *, plain: bool = False) -> list[int]:
-        """Token ids without bos and eos; with `plain`, special tokens in the text are mere characters."""
-        options = {"add_special_tokens": False, "split_special_tokens": plain, "verbose": False}
-        return list(self.tokenizer(text, **options)["input_ids"])
+    def _sequences(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """The tensors with one entry per position."""
+        stories, first, numbers = [], 0, _numbered(samples)
+        for index, sample in enumerate(samples):
+            stories.append(self._columns(sample, index, first, numbers))
+            first += len(sample.frames)
+        lengths = [len(story["input_ids"]) for story in stories]
+        if self.pack is None:
+            shared = [[index] for index in range(len(stories))]
+            width = (self.padding == "max_length" and self._longest) or 0
+        else:
+            for sample, length in zip(samples, lengths, strict=True):
+                if length > self.pack:
+                    raise row_error(
+                        sample.row, f"{length} tokens do not fit into pack={self.pack}; pass a max_length of that"
+                    )
+            shared, width = first_fit(lengths, self.pack), self.pack
+        padding = {"input_ids": self.tokenizer.pad_token_id, **_PADDING}
+        batch = {}
+        for name in stories[0]:
+            rows = [[value for index in indices for value in stories[index][name]] for indices in shared]
+            batch[name] = pad(rows, padding[name], width)
+        return batch
 
-    def _caption(self, text: str) -> list[int]:
-        ids = self._encode(text, plain=True)
-        if self._image_id not in ids:
-            return ids
-        # split_special_tokens splits only tokens registered as special; one added as an ordinary token is kept from
-        # matching by cutting the text behind its first character
-        first, rest = re.escape(self.image_token[:1]), re.escape(self.image_token[1:])
-        parts = re.split(f"(?<={first})(?={rest})", text)
-        return [token for part in parts for token in self._encode(part, plain=True)]
+    def _columns(
+        self, sample: Sample, index: int, first: int, numbers: dict[tuple[int, ...], int]
+    ) -> dict[str, list[int] | list[bool]]:
+        """What the tensors hold at each position of one story, the pictures of which start at number `first`."""
+        # released samples may have more labels than ids, or fewer
+        spare = len(sample.labels) - len(sample.ids)
+        labels = [*sample.labels, *[IGNORE] * -spare]
+        at = [max(k, made) for (k, _), made in zip(sample.visual, sample.generated, strict=True)]
+        columns: dict[str, list[int] | list[bool]] = {
+            "input_ids": [*sample.ids, *[self.tokenizer.pad_token_id] * spare],
+            "attention_mask": [*[1] * len(sample.ids), *[0] * spare],
+            "labels": labels,
+            "image_positions": [*(first + k if k >= 0 else -1 for k in at), *[-1] * spare],
+            "comprehension_mask": [*(k >= 0 for k, _ in sample.visual), *[False] * spare],
+            "generation_mask": [*(made >= 0 for made in sample.generated), *[False] * spare],
+        }
+        if sample.spoken is not None:
+            columns["token_images"] = [first + k if k >= 0 else -1 for k, _ in sample.spoken]
+            columns["token_instances"] = [numbers[of] for _, of in sample.spoken]
+        if self.pack is not None:
+            columns["labels"] = [IGNORE, *labels[1:]]  # the story before must not be trained to predict it
+            columns["position_ids"] = list(range(len(labels)))
+            columns["story_index"] = [index] * len(labels)
+        return columns
 
-    def _story(self, row: Row) -> _Story:
-        texts = frame_texts(row, self.text or ("texts" if row.get("texts") is not None else "captions"))
-        if not frame_images(row, len(texts)):
-            raise row_error(row, "it has no frames; leave such rows out before collating")
-        picture = [
-            _Segment(self._encode(self.image_start)),
-            _Segment([self._image_id] * self.tokens_per_image),
-            _Segment(self._encode(self.image_end)),
-        ]
-        captions = [[_Segment(self._caption(text), is_caption=True)] for text in texts]
-        frames = [picture + text if self.order == "image_first" else text + picture for text in captions]
-        bos = [self.tokenizer.bos_token_id] if self.add_bos and self.tokenizer.bos_token_id is not None else []
-        eos = [self.tokenizer.eos_token_id] if self.add_eos else []
-        separator = self._encode(self.separator)
-        start, stop = self._fit(row, frames, bos=len(bos), eos=len(eos), separator=len(separator))
-
-        ids, labels = list(bos), [IGNORE] * len(bos)
-        for number in range(start, stop):
-            trained = self.target == "all" or number == stop - 1
-            for segment in [_Segment(separator), *frames[number]] if number > start else frames[number]:
-                ids += segment.ids
-                labels += segment.ids if trained and segment.is_caption else [IGNORE] * len(segment.ids)
-        if stop == len(frames):
-            ids, labels = ids + eos, labels + eos
-        if ids.count(self._image_id) != (stop - start) * self.tokens_per_image:
-            raise row_error(
-                row,
-                f"{ids.count(self._image_id)} placeholders for {stop - start} pictures of {self.tokens_per_image} "
-                f"tokens; the tokenizer reads {self.image_token!r} into a caption, choose a rarer image_token",
-            )
-        return _Story(row, start, stop, ids, labels)
-
-    def _fit(self, row: Row, frames: list[list[_Segment]], *, bos: int, eos: int, separator: int) -> tuple[int, int]:
-        """The frames [start, stop) that are kept so that the story fits into `max_length`."""
-        sizes = [sum(len(segment.ids) for segment in frame) for frame in frames]
-        start, stop = 0, len(frames)
-        while self.max_length is not None:
-            length = bos + sum(sizes[start:stop]) + separator * (stop - start - 1)
-            length += eos if stop == len(frames) else 0
-            if length <= self.max_length:
-                break
-            if self.truncate == "error" or stop - start == 1:
-                raise row_error(
-                    row,
-                    f"{stop - start} of its {len(frames)} frames make {length} tokens (by frame: {sizes}), but "
-                    f"max_length={self.max_length}; raise it, shorten the texts"
-                    + (', or pass truncate="oldest" or "newest"' if self.truncate == "error" else ""),
-                )
-            start, stop = (start + 1, stop) if self.truncate == "oldest" else (start, stop - 1)
-        return start, stop
+    def _multi_hot(self, samples: Sequence[Sample], numbered: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Sets of instances by their number (B, L), as bool (B, L, K)."""
+        sets = _numbered(samples)
+        table = torch.zeros(len(sets), valid.shape[1], dtype=torch.bool)
+        for of, number in sets.items():
+            table[number, list(of)] = True
+        return table[numbered]
 
     # -- pictures
 
     @property
     def _geometry(self) -> Geometry:
-        size = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-        red, green, blue = (round(255 * mean) for mean in self.image_mean)
-        return Geometry(size=size, resize=self.resize, fill=(red, green, blue))
+        return Geometry(size=sides(self.image_size), resize=self.resize, fill=bytes_of(self.image_mean))
 
-    def _pixels(self, frames: list[tuple[Row, int]]) -> torch.Tensor:
-        geometry, arrays = self._geometry, []
-        for row, number in frames:
-            try:
-                image = pictures.decode(row["images"][number])
-            except pictures.UndecodableError as error:
-                raise row_error(row, f"the picture of frame {number} does not decode: {error}") from None
-            arrays.append(geometry.picture(image))
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().contiguous()
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
-        return pixels.div_(255).sub_(mean).div_(std)
+    def _pixels(self, frames: Sequence[tuple[Row, int]]) -> torch.Tensor:
+        pixels = Pixels(
+            geometry=self._geometry,
+            mean=self.image_mean,
+            std=self.image_std,
+            dtype=self.pixel_dtype,
+            threads=self.threads,
+        )
+        return pixels(frames)
 
-    def _masks(self, frames: list[tuple[Row, int]], grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        of_frames = []
-        for row, number in frames:
-            if row.get("instances") is None:
-                raise row_error(row, "no column 'instances'; keep it, or pass mask_grid=None")
-            stored = (instance["segmentation"] for instance in row["instances"][number])
-            # some readers return a null struct as a struct of nulls
-            of_frames.append([rle for rle in stored if rle is not None and rle["counts"] is not None])
-        counts = torch.tensor([len(rles) for rles in of_frames])
-        valid = torch.arange(int(counts.max())) < counts[:, None]
-        masks = torch.zeros(*valid.shape, *grid)
-        masks[valid] = torch.from_numpy(self._geometry.coverage([rle for rles in of_frames for rle in rles], grid))
-        return masks, valid
+    def _targets(
+        self, samples: Sequence[Sample], frames: Sequence[tuple[Row, int]], size: int
+    ) -> dict[str, torch.Tensor]:
+        geometry = Geometry(size=(size, size), resize="center_crop")
+        made = {"target_pixel_values": Pixels(geometry=geometry, threads=self.threads)(frames)}
+        if isinstance(self.recipe, SeedStory):
+            made["time_ids"] = torch.tensor([self.recipe.time_ids(sample, size) for sample in samples])
+        return made
+
+
+def _options(kind: Any) -> set[str]:
+    """The options of a collator or recipe, but for its tokenizer."""
+    return {entry.name for entry in fields(kind)} - {"tokenizer"}
+
+
+def _numbered(samples: Sequence[Sample]) -> dict[tuple[int, ...], int]:
+    """A number for every set of instances that a token speaks of, 0 for none."""
+    sets = (of for sample in samples for _, of in sample.spoken or ())
+    return {of: number for number, of in enumerate(dict.fromkeys([(), *sets]))}

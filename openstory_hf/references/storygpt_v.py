@@ -64,7 +64,7 @@ def _by_text(captions: Sequence[str]) -> Iterator[Decision]:
             carried, before = spoken_of(caption), caption
             yield Decision(reasons=[f"carried from here: {carried or 'nobody'}"])
             continue
-        opening = _shared_opening(before, caption)
+        opening = shared_opening(before, caption)
         they = replace(caption, opening, "They", " and ".join(spellings_in(opening)).lower())
         reasons = [f"{opening!r} opens the caption before as well"] * bool(they)
         text = caption.replace(opening, "They") if they else caption
@@ -79,7 +79,7 @@ def _by_text(captions: Sequence[str]) -> Iterator[Decision]:
             yield Decision(they, [*reasons, f"carried from here: {name or 'nobody'}"])
 
 
-def _shared_opening(before: str, caption: str) -> str:
+def shared_opening(before: str, caption: str) -> str:
     """The two or more words that open both captions and list names; "" if there are fewer.
 
     A word is taken for part of a list if it is a name, or has a comma or the letters "and" in it. The last word of

@@ -1,0 +1,171 @@
+"""Pictures to tensors: one geometry for pictures and masks, decoding in threads, normalisation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from openstory_hf import masks, pictures
+from openstory_hf.collate.common import Row
+from openstory_hf.views import row_error
+
+Resize = Literal["squash", "center_crop", "pad"]
+Dtype = Literal["float32", "uint8"]
+RGB = tuple[float, float, float]
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
+
+
+def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """The option `image_size`, the side of a square or (h, w), as (h, w)."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+def bytes_of(colour: RGB) -> tuple[int, int, int]:
+    """A colour of values in [0, 1], in whole numbers from 0 to 255."""
+    red, green, blue = (round(255 * value) for value in colour)
+    return red, green, blue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How pictures of any size, and their masks, come to one size: a window on the source, scaled.
+
+    Args:
+        size: (h, w) of the result in pixels.
+        resize: "squash" takes the whole picture, whatever its shape; "center_crop" the largest centred window
+            of the target's shape; "pad" the smallest such window that holds the whole picture.
+        fill: RGB of what "pad" adds around the picture.
+    """
+
+    size: tuple[int, int]
+    resize: Resize
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    def window(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in source pixels, end exclusive; reaches beyond the source for "pad"."""
+        if self.resize == "squash":
+            return 0, 0, width, height
+        ratios = height / self.size[0], width / self.size[1]
+        scale = min(ratios) if self.resize == "center_crop" else max(ratios)
+        high, wide = (max(1, round(side * scale)) for side in self.size)
+        left, top = (width - wide) // 2, (height - high) // 2
+        return left, top, left + wide, top + high
+
+    def picture(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An RGB picture in the new geometry (bicubic, antialiased): uint8 (h, w, 3)."""
+        left, top, right, bottom = self.window(image.height, image.width)
+        canvas = Image.new("RGB", (right - left, bottom - top), self.fill)
+        canvas.paste(image, (-left, -top))
+        return np.array(canvas.resize((self.size[1], self.size[0]), Image.Resampling.BICUBIC))
+
+    def coverage(self, rles: Sequence[Mapping[str, Any]], grid: tuple[int, int]) -> NDArray[np.float32]:
+        """Share of each cell of a grid laid over the new picture that each mask covers: float32 (K, *grid)."""
+        if self.resize != "squash":
+            rles = [self._windowed(rle) for rle in rles]
+        return masks.grid(rles, grid)
+
+    def _windowed(self, rle: Mapping[str, Any]) -> masks.RLE:
+        mask = masks.decode(rle)
+        # Pillow fills what lies outside the source with zeros
+        return masks.encode(np.asarray(Image.fromarray(mask).crop(self.window(*mask.shape))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pixels:
+    """How stored pictures become one tensor.
+
+    Args:
+        geometry: the size, and how a picture comes to it.
+        mean: per RGB channel, on values in [0, 1].
+        std: per RGB channel.
+        dtype: "float32" gives normalised values; "uint8" leaves 0 to 255, a quarter of the bytes for a worker to
+            send, and `normalize` does the rest on the device.
+        threads: threads that decode, 0 for the calling one. The decoders release the interpreter's lock.
+    """
+
+    geometry: Geometry
+    mean: RGB = (0.5, 0.5, 0.5)
+    std: RGB = (0.5, 0.5, 0.5)
+    dtype: Dtype = "float32"
+    threads: int = 0
+
+    def __call__(
+        self, frames: Sequence[tuple[Row, int]], geometries: Sequence[Geometry] | None = None
+    ) -> torch.Tensor:
+        """Some pictures.
+
+        Args:
+            frames: (row, frame number) of each; there may be none.
+            geometries: of each, all of the same size, in place of `geometry`.
+
+        Returns:
+            float32 or uint8 (I, 3, H, W).
+
+        Raises:
+            RowError: naming the story and the frame whose picture is missing or does not decode.
+        """
+        if not frames:
+            kind = torch.uint8 if self.dtype == "uint8" else torch.float32
+            return torch.zeros(0, 3, *self.geometry.size, dtype=kind)
+        work = list(zip(frames, geometries or [self.geometry] * len(frames), strict=True))
+        arrays = in_threads(_in_geometry, work, self.threads)
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+        return pixels if self.dtype == "uint8" else normalize(pixels, self.mean, self.std)
+
+
+def _in_geometry(work: tuple[tuple[Row, int], Geometry]) -> NDArray[np.uint8]:
+    (row, number), geometry = work
+    return geometry.picture(decoded(row, number, row["images"][number]))
+
+
+def decoded(row: Row, frame: int, stored: Any) -> Image.Image:
+    """A stored picture of a frame, in RGB.
+
+    Raises:
+        RowError: naming the story and the frame, if it does not decode.
+    """
+    try:
+        return pictures.decode(stored)
+    except pictures.UndecodableError as error:
+        raise row_error(row, f"the picture of frame {frame} does not decode: {error}") from None
+
+
+def normalize(pixels: torch.Tensor, mean: RGB = (0.5, 0.5, 0.5), std: RGB = (0.5, 0.5, 0.5)) -> torch.Tensor:
+    """(pixels / 255 - mean) / std, on the device of the pixels.
+
+    Args:
+        pixels: uint8 (..., 3, H, W).
+        mean: per RGB channel, on values in [0, 1].
+        std: per RGB channel.
+
+    Returns:
+        float32 of the same shape.
+    """
+    # one multiplication and one addition a value
+    scale = torch.tensor([1 / (255 * value) for value in std], device=pixels.device).view(3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(3, 1, 1)
+    return pixels.float().mul_(scale).add_(shift)
+
+
+def in_threads(work: Callable[[In], Out], items: Sequence[In], threads: int) -> list[Out]:
+    """The results of some work in the order of the items; 0 threads for the calling one."""
+    return list(_pool(threads, os.getpid()).map(work, items) if threads else map(work, items))
+
+
+@cache
+def _pool(threads: int, pid: int) -> ThreadPoolExecutor:
+    """Threads for decoding, kept between batches; a forked process makes its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="openstory-decode")

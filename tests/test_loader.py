@@ -1,0 +1,209 @@
+"""StoryLoader: the batches of a DataLoader, exact states, memory that is used again only when nobody needs it."""
+
+import gc
+import os
+import signal
+from itertools import islice
+
+import pytest
+import torch
+from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
+from torch.utils.data import DataLoader
+
+from openstory_hf.build import build
+from openstory_hf.collate import StoryTensorCollator
+from openstory_hf.collate.buffers import Reused, allocating, empty
+from openstory_hf.errors import UsageError
+from openstory_hf.fakes import RawWriter
+from openstory_hf.load import load_stories
+from openstory_hf.loader import StoryLoader, WorkerError
+from openstory_hf.views import RowError
+
+COLUMNS = ("captions", "images")
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader")
+    write_release(RawWriter(folder / "raw"), {"train": {"s_01_e_01": 31, "s_01_e_02": 28}}, variant="B")
+    build(FlintstonesSV, folder / "raw", folder / "out", splits=["train"])
+    return folder / "out"
+
+
+def stream(out, **options):
+    return load_stories(out, length=4, frame="random", shuffle=True, columns=COLUMNS, **options)
+
+
+class Collate:
+    """Two large tensors, a small one and a list."""
+
+    def __init__(self, fail_at=None):
+        self.fail_at = fail_at
+
+    def __call__(self, rows):
+        if self.fail_at in [row["story_id"] for row in rows]:
+            raise ValueError(f"cannot collate {self.fail_at}")
+        sizes = torch.tensor([[len(image["bytes"]) for image in row["images"]] for row in rows])
+        pixels = empty((len(rows), 3, 40, 40), torch.float32)
+        for place, row in enumerate(rows):
+            pixels[place] = row["draw"] % 1000
+        other = torch.arange(5000) + rows[0]["draw"] % 7
+        return {"ids": [row["story_id"] for row in rows], "pixels": pixels, "sizes": sizes, "other": other}
+
+
+def same(one, two):
+    assert list(one) == list(two)
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert value.dtype == two[name].dtype
+            assert torch.equal(value, two[name])
+        else:
+            assert value == two[name]
+
+
+@pytest.mark.parametrize(("workers", "method"), [(0, None), (1, "fork"), (3, "fork"), (2, "spawn")])
+def test_batches_are_those_of_a_dataloader(out, workers, method):
+    collate = Collate()
+    expected = list(DataLoader(stream(out), batch_size=4, num_workers=workers, collate_fn=collate))
+    loader = StoryLoader(stream(out), collate, 4, num_workers=workers, start_method=method)
+    for _ in range(2):
+        found = list(loader)  # all kept, so no memory may be used twice
+        assert len(found) == len(expected)
+        for one, two in zip(found, expected, strict=True):
+            same(one, two)
+    loader.close()
+    for one, two in zip(found, expected, strict=True):
+        same(one, two)
+
+
+def test_epochs_differ_and_workers_live_on(out):
+    loader = StoryLoader(stream(out), Collate(), 4, num_workers=2)
+    seen, processes = [], set()
+    for epoch in (0, 1, 0):
+        loader.set_epoch(epoch)
+        seen.append([batch["ids"] for batch in loader])
+        processes.add(tuple(worker.process.pid for worker in loader._workers))
+    assert seen[0] == seen[2] != seen[1]
+    assert len(processes) == 1
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_a_state_resumes_in_any_number_of_workers(out, workers, taken):
+    expected = sorted(row["story_id"] for row in stream(out))
+    loader = StoryLoader(stream(out), Collate(), 3, num_workers=workers)
+    found = [story for batch in islice(loader, taken) for story in batch["ids"]]
+    state = loader.state_dict()
+    loader.close()
+    for others in (0, 1, 3):
+        again = StoryLoader(stream(out), Collate(), 3, num_workers=others)
+        again.load_state_dict(state)
+        more = [story for batch in islice(again, 2) for story in batch["ids"]]
+        last = stream(out)
+        last.load_state_dict(again.state_dict())
+        assert sorted(found + more + [row["story_id"] for row in last]) == expected
+        # a state is used once
+        assert sorted(story for batch in again for story in batch["ids"]) == expected
+        again.close()
+
+
+def test_memory_is_used_again_only_when_nothing_refers_to_it(out):
+    loader = StoryLoader(stream(out), Collate(), 2, num_workers=1)
+    kept, copies, places = [], [], set()
+    for number, batch in enumerate(loader):
+        if number % 5 == 0:
+            kept.append(batch["pixels"][0].view(-1))  # part of a tensor of a batch
+            copies.append(kept[-1].clone())
+        places.add(batch["pixels"].data_ptr())
+        del batch
+        gc.collect()
+    assert number > 20
+    assert len(kept) < len(places) <= len(kept) + 6  # those kept, and a few that take turns
+    loader.close()
+    for one, two in zip(kept, copies, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_the_same_without_workers():
+    reused = Reused()
+    with allocating(reused):
+        first = empty((100, 100), torch.float32)
+        first.fill_(1)
+        part = first[3]
+        place = first.data_ptr()
+        del first
+        second = empty((100, 100), torch.float32)
+        assert second.data_ptr() != place
+        assert (part == 1).all()
+        del part
+        third = empty((50, 100), torch.float32)
+    assert third.data_ptr() == place
+    assert empty((2, 3), torch.uint8).shape == (2, 3)
+
+
+def test_batches_may_grow(out):
+    class Growing(Collate):
+        def __call__(self, rows):
+            batch = super().__call__(rows)
+            batch["more"] = torch.full((3000 * (1 + rows[0]["draw"] % 5),), rows[0]["draw"] % 11)
+            return batch
+
+    collate = Growing()
+    expected = list(DataLoader(stream(out), batch_size=4, num_workers=1, collate_fn=collate))
+    loader = StoryLoader(stream(out), collate, 4, num_workers=1)
+    for one, two in zip(loader, expected, strict=True):
+        same(one, two)
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_worker_is_raised_here(out, workers):
+    story = next(iter(stream(out)))["story_id"]
+    loader = StoryLoader(stream(out), Collate(fail_at=story), 2, num_workers=workers)
+    with pytest.raises((RuntimeError, ValueError), match=f"cannot collate {story}"):
+        list(loader)
+    loader.close()
+    loader = StoryLoader(load_stories(out, columns=["captions"]), StoryTensorCollator(image_size=8), 2, num_workers=1)
+    with pytest.raises(RowError, match="pictures are missing"):
+        list(loader)
+    loader.close()
+
+
+def test_a_killed_worker_is_named(out):
+    loader = StoryLoader(stream(out), Collate(), 2, num_workers=2)
+    batches = iter(loader)
+    next(batches)
+    os.kill(loader._workers[1].process.pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"exit code -9.*Resume from the last state"):
+        list(batches)
+    loader.close()
+
+
+def test_an_iteration_that_was_left_does_not_disturb_the_next(out):
+    loader = StoryLoader(stream(out), Collate(), 2, num_workers=2)
+    first = next(iter(loader))
+    found = list(loader)
+    same(found[0], first)
+    assert len({story for batch in found for story in batch["ids"]}) == loader.stream.num_stories
+    loader.close()
+
+
+def test_ranks_get_their_own_shares(out):
+    found = []
+    for rank in range(2):
+        loader = StoryLoader(stream(out, rank=rank, world_size=2), Collate(), 4, num_workers=2)
+        found += [story for batch in loader for story in batch["ids"]]
+        loader.close()
+    assert sorted(found) == sorted(row["story_id"] for row in stream(out))
+
+
+def test_drop_last_leaves_small_batches_out(out):
+    loader = StoryLoader(stream(out), Collate(), 5, num_workers=2, drop_last=True)
+    assert {len(batch["ids"]) for batch in loader} == {5}
+    loader.close()
+
+
+def test_options_that_cannot_work_are_refused(out):
+    with pytest.raises(UsageError, match="batch_size=0"):
+        StoryLoader(stream(out), Collate(), 0)
