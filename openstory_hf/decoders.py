@@ -38,7 +38,7 @@ def rgb(value: Mapping[str, Any] | Image.Image) -> NDArray[np.uint8]:
             return fast(data)
         except Exception:  # Pillow reads it after all, or says what is wrong
             pass
-    return np.asarray(pictures.decode(value))
+    return np.array(pictures.decode(value))  # writable, as tensors want it
 
 
 def _decoder_for(data: bytes) -> Decoder | None:

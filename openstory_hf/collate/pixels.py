@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from openstory_hf import masks, pictures
+from openstory_hf import decoders, masks, pictures
+from openstory_hf.collate import buffers
 from openstory_hf.collate.common import Row
 from openstory_hf.views import row_error
 
@@ -23,6 +24,8 @@ Dtype = Literal["float32", "uint8"]
 RGB = tuple[float, float, float]
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+_KINDS = {"float32": torch.float32, "uint8": torch.uint8}
 
 CLIP_MEAN: RGB = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
@@ -63,6 +66,12 @@ class Geometry:
         high, wide = (max(1, round(side * scale)) for side in self.size)
         left, top = (width - wide) // 2, (height - high) // 2
         return left, top, left + wide, top + high
+
+    def pixels(self, source: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3) in the new geometry: uint8 (h, w, 3), the same array if there is nothing to do."""
+        height, width, _ = source.shape
+        fits = (height, width) == self.size and self.window(height, width) == (0, 0, width, height)
+        return source if fits else self.picture(Image.fromarray(source))
 
     def picture(self, image: Image.Image) -> NDArray[np.uint8]:
         """An RGB picture in the new geometry (bicubic, antialiased): uint8 (h, w, 3)."""
@@ -117,18 +126,22 @@ class Pixels:
         Raises:
             RowError: naming the story and the frame whose picture is missing or does not decode.
         """
-        if not frames:
-            kind = torch.uint8 if self.dtype == "uint8" else torch.float32
-            return torch.zeros(0, 3, *self.geometry.size, dtype=kind)
-        work = list(zip(frames, geometries or [self.geometry] * len(frames), strict=True))
-        arrays = in_threads(_in_geometry, work, self.threads)
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-        return pixels if self.dtype == "uint8" else normalize(pixels, self.mean, self.std)
+        pixels = buffers.empty((len(frames), 3, *self.geometry.size), _KINDS[self.dtype])
+
+        def fill(place: int) -> None:
+            (row, number), geometry = frames[place], geometries[place] if geometries else self.geometry
+            picture = geometry.pixels(_pixels(row, number))
+            pixels[place].copy_(torch.from_numpy(picture).permute(2, 0, 1))
+
+        in_threads(fill, range(len(frames)), self.threads)
+        return pixels if self.dtype == "uint8" else _normalize(pixels, self.mean, self.std)
 
 
-def _in_geometry(work: tuple[tuple[Row, int], Geometry]) -> NDArray[np.uint8]:
-    (row, number), geometry = work
-    return geometry.picture(decoded(row, number, row["images"][number]))
+def _pixels(row: Row, frame: int) -> NDArray[np.uint8]:
+    try:
+        return decoders.rgb(row["images"][frame])
+    except pictures.UndecodableError as error:
+        raise row_error(row, f"the picture of frame {frame} does not decode: {error}") from None
 
 
 def decoded(row: Row, frame: int, stored: Any) -> Image.Image:
@@ -154,10 +167,14 @@ def normalize(pixels: torch.Tensor, mean: RGB = (0.5, 0.5, 0.5), std: RGB = (0.5
     Returns:
         float32 of the same shape.
     """
-    # one multiplication and one addition a value
-    scale = torch.tensor([1 / (255 * value) for value in std], device=pixels.device).view(3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(3, 1, 1)
-    return pixels.float().mul_(scale).add_(shift)
+    return _normalize(pixels.float(), mean, std)
+
+
+def _normalize(values: torch.Tensor, mean: RGB, std: RGB) -> torch.Tensor:
+    """Change values from 0 to 255 in place, by one multiplication and one addition each."""
+    scale = torch.tensor([1 / (255 * value) for value in std], device=values.device).view(3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=values.device).view(3, 1, 1)
+    return values.mul_(scale).add_(shift)
 
 
 def in_threads(work: Callable[[In], Out], items: Sequence[In], threads: int) -> list[Out]:
