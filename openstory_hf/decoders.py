@@ -7,7 +7,9 @@ else (palettes, grey, alpha, 16 bits, EXIF orientation, CMYK, ...), and all with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from typing import Any
 
@@ -19,11 +21,61 @@ from openstory_hf import pictures
 
 Decoder = Callable[[bytes], NDArray[np.uint8]]
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_RGB8 = b"\x08\x02\x00\x00\x00"
 """Bit depth 8, colour type RGB, deflate, standard filters, not interlaced: what follows the size in a PNG's header."""
 
 _LARGEST = 64 << 20
 """Pixels of a picture beyond which Pillow and its limits decide."""
+
+
+class Cache:
+    """Pixels of the pictures decoded last, for windows that share their frames.
+
+    Args:
+        size: bytes of pixels to keep.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self._held = size, 0
+        self._kept: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def rgb(self, value: Mapping[str, Any] | Image.Image) -> NDArray[np.uint8]:
+        """As `rgb`; the pixels are not to be changed. Only pictures that know their place (`Stored`) are kept."""
+        place = value.place if isinstance(value, Stored) else None
+        if place is None:
+            return rgb(value)
+        with self._lock:
+            found = self._kept.get(place)
+            if found is not None:
+                self._kept.move_to_end(place)
+                return found
+        found = rgb(value)
+        with self._lock:
+            if place not in self._kept:
+                self._kept[place] = found
+                self._held += found.nbytes
+            while self._held > self._size:
+                self._held -= self._kept.popitem(last=False)[1].nbytes
+        return found
+
+
+@cache
+def shared_cache(size: int, pid: int) -> Cache:
+    """The cache of a process, one for each size; a forked process makes its own."""
+    return Cache(size)
+
+
+class Stored(dict[str, Any]):
+    """A stored picture, {"bytes", "path"}, that knows which one it is."""
+
+    def __init__(self, data: bytes, path: str | None, place: Hashable = None) -> None:
+        super().__init__(bytes=data, path=path)
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Stored, (self["bytes"], self["path"], self.place)
 
 
 def rgb(value: Mapping[str, Any] | Image.Image) -> NDArray[np.uint8]:
@@ -43,16 +95,23 @@ def rgb(value: Mapping[str, Any] | Image.Image) -> NDArray[np.uint8]:
 
 def _decoder_for(data: bytes) -> Decoder | None:
     """A decoder that gives what Pillow gives, from the header."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        plain = data[24:29] == _PNG_RGB8 and b"eXIf" not in data and b"tRNS" not in data and _area(data) <= _LARGEST
-        return _png() if plain else None
+    if data[:8] == _PNG:
+        return _png() if _is_plain_png(data) else None
     if data[:2] == b"\xff\xd8" and pictures.is_plain_jpeg(data):
         return _jpeg()
     return None
 
 
-def _area(data: bytes) -> int:
-    return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+def _is_plain_png(data: bytes) -> bool:
+    """Whether the bytes are a PNG of 8-bit RGB without orientation and transparent colour, of a usual size."""
+    if data[24:29] != _PNG_RGB8 or int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") > _LARGEST:
+        return False
+    at = len(_PNG)
+    while at < len(data):
+        if data[at + 4 : at + 8] in (b"eXIf", b"tRNS"):
+            return False
+        at += int.from_bytes(data[at : at + 4], "big") + 12  # length, kind and checksum of the chunk
+    return True
 
 
 @cache

@@ -25,7 +25,7 @@ from openstory_hf.schema import STORIES
 from openstory_hf.selection import Where, describe, select
 from openstory_hf.stream import ElasticStream, Intervals, as_torch
 
-Shuffle = bool | Literal["full"]
+Shuffle = bool | int | Literal["full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,8 @@ def load_stories(
         where: which stories to keep; decided without touching a picture.
         columns: the columns to give, all by default; fewer are faster. `story_id` and `draw` are always given.
         shuffle: permute the stories, anew each epoch. True moves them within a window of 4 % of the dataset (8 to 128
-            MB of pictures) that slides over its permuted blocks, which suits any place. "full" permutes them freely,
-            which suits local folders.
+            MB of pictures) that slides over its permuted blocks, which suits any place. A number is that of the
+            blocks in the window. "full" permutes stories freely. Both suit local folders.
         seed: of the shuffle, of random frames and of `draw`.
         decode: give PIL images; otherwise {"bytes", "path"}, which the collators decode where the pixels are needed.
         revision: branch, tag or commit of a repository of the Hub.
@@ -183,7 +183,8 @@ class StoryStream(ElasticStream):
         request = self.request
         if not request.shuffle:
             return np.arange(len(self._selection))
-        window = len(self._selection) if request.shuffle == "full" else self._window
+        window = self._window if request.shuffle is True else request.shuffle
+        window = len(self._selection) if window == "full" else int(window)
         return order.shuffled(self._block, window, request.seed, epoch, lap)
 
     def _read(self, intervals: Intervals, epoch: int) -> Iterator[dict[str, Any]]:
@@ -244,8 +245,8 @@ def _check(request: Request) -> None:
         raise UsageError(f'frame={request.frame!r} is not "middle", "random", "all" or a number from 0')
     if (request.length is not None and request.length < 1) or request.stride < 1:
         raise UsageError(f"length={request.length} and stride={request.stride} must be at least 1")
-    if request.shuffle not in (False, True, "full"):
-        raise UsageError(f'shuffle={request.shuffle!r} is not False, True or "full"')
+    if not (request.shuffle in (False, True, "full") or (_is_number(request.shuffle) and request.shuffle > 1)):
+        raise UsageError(f'shuffle={request.shuffle!r} is not False, True, "full" or a number from 2')
     if not _is_number(request.seed):
         raise UsageError(f"seed={request.seed!r} is not a number from 0")
     columns = (*STORIES, *ADDED)

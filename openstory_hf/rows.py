@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
+from openstory_hf.decoders import Stored
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.folder import BuiltFolder, Index
 from openstory_hf.schema import TABLES
@@ -55,6 +56,9 @@ class RowReader:
 class PictureSource(Protocol):
     """Gives the encoded bytes of pictures by their place in the files."""
 
+    names: list[str]
+    """What to call the files, so that no two pictures of any dataset share a name and an offset."""
+
     def enter(self, run: int) -> None:
         """The pictures of a run of rows are wanted now."""
 
@@ -73,6 +77,7 @@ class MappedPictures:
 
     def __init__(self, index: Index) -> None:
         self._index = index
+        self.names = _names(index)
 
     def enter(self, run: int) -> None:
         """Nothing to do."""
@@ -104,6 +109,7 @@ class FetchedPictures:
 
     def __init__(self, index: Index, runs: Mapping[int, tuple[int, int]], order: Sequence[int]) -> None:
         self._index = index
+        self.names = _names(index)
         self._runs = runs
         self._coming = iter(order)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="openstory-fetch")
@@ -157,6 +163,10 @@ class FetchedPictures:
                 ends[file] = min(start, first), max(stop, last)
         storage, files = self._index.folder.storage, self._index.files
         return [(file, start, storage.range(files[file], start, stop)) for file, (start, stop) in ends.items()]
+
+
+def _names(index: Index) -> list[str]:
+    return [f"{index.folder.fingerprint}/{file}" for file in index.files]
 
 
 def _picture(index: Index, file: int, place: Place, data: Any, start: int) -> bytes:
@@ -216,6 +226,8 @@ def picture_source(index: Index, runs: Mapping[int, tuple[int, int]], order: Seq
     return MappedPictures(index) if index.folder.storage.local else FetchedPictures(index, runs, order)
 
 
-def stored_image(source: PictureSource, run: int, file: int, place: Place | None) -> dict[str, Any] | None:
+def stored_image(source: PictureSource, run: int, file: int, place: Place | None) -> Stored | None:
     """A picture as `datasets` stores it, {"bytes", "path"}; None for one the source does not ship."""
-    return None if place is None else {"bytes": source.get(run, file, place), "path": place["path"]}
+    if place is None:
+        return None
+    return Stored(source.get(run, file, place), place["path"], (source.names[file], place["offset"]))

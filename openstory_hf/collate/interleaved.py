@@ -75,6 +75,8 @@ class InterleavedCollator(Plain):
         image_std: standard deviation per RGB channel.
         pixel_dtype: "float32" (normalised), or "uint8" to `normalize` on the device.
         threads: threads that decode pictures, 0 for the calling one.
+        cache_mb: megabytes of decoded pictures that each process keeps, so that windows share the decoding of their
+            frames; worth it where `load_stories(shuffle=...)` mixes few blocks at a time, 0 for none.
         target_size: side in pixels of the pictures to generate as an image decoder is given them: centre-cropped,
             in [-1, 1]; None for a batch without.
         mask_grid: (h, w) of the instance masks, or None for a batch without them.
@@ -101,6 +103,7 @@ class InterleavedCollator(Plain):
     image_std: RGB = (0.5, 0.5, 0.5)
     pixel_dtype: Dtype = "float32"
     threads: int = 0
+    cache_mb: int = 0
     target_size: int | None = None
     mask_grid: tuple[int, int] | None = None
     padding: Padding = "longest"
@@ -297,6 +300,7 @@ class InterleavedCollator(Plain):
             std=self.image_std,
             dtype=self.pixel_dtype,
             threads=self.threads,
+            cache_mb=self.cache_mb,
         )
         return pixels(frames)
 

@@ -83,7 +83,9 @@ class Source:
             raise UsageError(f"the draws have {len(crops)} crops for {pictures} pictures")
         return [self._window(size=size, resize=resize, fill=fill, place=crop) for crop in crops]
 
-    def pixels(self, frames: Sequence[tuple[Row, int]], crops: Sequence[Place], threads: int) -> torch.Tensor:
+    def pixels(
+        self, frames: Sequence[tuple[Row, int]], crops: Sequence[Place], threads: int, cache_mb: int
+    ) -> torch.Tensor:
         """The pictures of some (row, frame number), at least one: float32 or uint8 (I, 3, H, W).
 
         Raises:
@@ -97,6 +99,7 @@ class Source:
             std=self.image_std,
             dtype=self.pixel_dtype,
             threads=threads,
+            cache_mb=cache_mb,
         )
         return pixels(frames, geometries)
 

@@ -73,6 +73,8 @@ class StoryTensorCollator:
         keep_captions: leave the texts of the targets in the batch.
         condition_dropout: share of the targets that lose their condition, for classifier-free guidance.
         threads: threads that decode pictures, 0 for the calling one.
+        cache_mb: megabytes of decoded pictures that each process keeps, so that windows share the decoding of their
+            frames; worth it where `load_stories(shuffle=...)` mixes few blocks at a time, 0 for none.
         seed: of the random numbers.
 
     Raises:
@@ -106,6 +108,7 @@ class StoryTensorCollator:
     keep_captions: bool = False
     condition_dropout: float = 0.0
     threads: int = 0
+    cache_mb: int = 0
     seed: int = 0
 
     _reading: ClassVar[type[Source]] = Source
@@ -177,7 +180,7 @@ class StoryTensorCollator:
         captions = [self._captions(story) for story in texts]
 
         batch: Batch = {
-            "pixel_values": spread(target.pixels(targets, crops, self.threads), mask),
+            "pixel_values": spread(target.pixels(targets, crops, self.threads, self.cache_mb), mask),
             "frame_mask": mask,
             "condition_dropped": spread(guidance < self.condition_dropout, mask),
         }
@@ -204,7 +207,9 @@ class StoryTensorCollator:
                 )
         if self.source is not None:
             crops = [crop for drawn in draws for crop in drawn.source_crops]
-            batch["source_pixel_values"] = spread(self.source.pixels(frames, crops, self.threads), source_mask)
+            batch["source_pixel_values"] = spread(
+                self.source.pixels(frames, crops, self.threads, self.cache_mb), source_mask
+            )
             batch["source_frame_mask"] = source_mask
             if self.source.tokenizer is not None:
                 ids, attention = self._encode(self.source, examples, captions, source_mask)
