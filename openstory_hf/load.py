@@ -245,8 +245,9 @@ def _check(request: Request) -> None:
         raise UsageError(f'frame={request.frame!r} is not "middle", "random", "all" or a number from 0')
     if (request.length is not None and request.length < 1) or request.stride < 1:
         raise UsageError(f"length={request.length} and stride={request.stride} must be at least 1")
-    if not (request.shuffle in (False, True, "full") or (_is_number(request.shuffle) and request.shuffle > 1)):
-        raise UsageError(f'shuffle={request.shuffle!r} is not False, True, "full" or a number from 2')
+    shuffle = request.shuffle
+    if not (isinstance(shuffle, bool) or shuffle == "full" or (_is_number(shuffle) and shuffle > 1)):
+        raise UsageError(f'shuffle={shuffle!r} is not False, True, "full" or a number from 2')
     if not _is_number(request.seed):
         raise UsageError(f"seed={request.seed!r} is not a number from 0")
     columns = (*STORIES, *ADDED)

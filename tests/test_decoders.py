@@ -1,10 +1,13 @@
 """Fast decoders give what Pillow gives, for every kind of picture, and leave it what they do not know."""
 
 import io
+import pickle
 import random
 
 import numpy as np
 import pytest
+from datasets import Dataset, Features, List
+from datasets import Image as HubImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -116,3 +119,35 @@ def test_damaged_pictures_are_refused_or_read_as_pillow_reads_them(kind, seed):
 def test_missing_bytes_are_named():
     with pytest.raises(pictures.UndecodableError, match=r"no picture bytes stored for 'a\.png'"):
         decoders.rgb({"bytes": None, "path": "a.png"})
+
+
+# -- sharing ----------------------------------------------------------------------------------------------------
+
+
+def stored(number, place):
+    pixels = np.full((8, 8, 3), number, np.uint8)
+    return decoders.Stored(pictures.encode_png(pixels), f"{number}.png", place)
+
+
+def test_a_cache_decodes_what_it_has_no_more_and_forgets_what_was_longest_ago(monkeypatch):
+    decoded = []
+    rgb = decoders.rgb
+    monkeypatch.setattr(decoders, "rgb", lambda value: decoded.append(value["path"]) or rgb(value))
+    cache = decoders.Cache(3 * 8 * 8 * 3)
+    for number in (1, 2, 3, 1, 4, 1, 2):
+        found = cache.rgb(stored(number, ("file", number)))
+        assert (found == number).all()
+    assert decoded == ["1.png", "2.png", "3.png", "4.png", "2.png"]  # 4 pushed 2 out, for 1 had been asked for again
+    cache.rgb(stored(5, None))
+    cache.rgb(stored(5, None))
+    assert decoded[-2:] == ["5.png", "5.png"]  # nobody knows that they are the same
+
+
+def test_a_stored_picture_is_a_plain_dictionary_to_everybody_else():
+    value = stored(7, ("file", 1))
+    assert value == {"bytes": value["bytes"], "path": "7.png"}
+    twin = pickle.loads(pickle.dumps(value))
+    assert (twin, twin.place) == (value, value.place)
+    features = Features({"images": List(HubImage())})
+    rows = Dataset.from_list([{"images": [value]}], features=features)
+    assert (np.asarray(rows[0]["images"][0]) == 7).all()

@@ -20,8 +20,10 @@ from openstory_hf.builders.african_storybook import AfricanStorybook
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 from PIL import Image
 
+from openstory_hf import decoders
 from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
+from openstory_hf.collate import StoryTensorCollator
 from openstory_hf.errors import OpenStoryError, OutputError, UsageError
 from openstory_hf.fakes import RawWriter, scene
 from openstory_hf.load import load_stories
@@ -232,6 +234,22 @@ def test_decode_gives_the_pictures_themselves(out):
     assert (np.asarray(every[1][2]) == pixels(encoded[1])).all()
 
 
+@pytest.mark.parametrize("cache_mb", [0, 64])
+def test_only_the_drawn_pictures_are_decoded(out, monkeypatch, cache_mb):
+    rows = list(load_stories(out, length=4, frame="random", shuffle=True))
+    expected = StoryTensorCollator(image_size=32)(rows)["pixel_values"]
+    decoded = []
+    rgb = decoders.rgb
+    monkeypatch.setattr(decoders, "rgb", lambda value: decoded.append(value["path"]) or rgb(value))
+    decoders.shared_cache.cache_clear()
+    collate = StoryTensorCollator(image_size=32, cache_mb=cache_mb)
+    batches = [collate([row])["pixel_values"] for row in rows]
+    assert torch.equal(torch.cat(batches), expected)
+    drawn = [image["path"] for row in rows for image in row["images"]]
+    assert len(set(drawn)) < len(drawn)  # windows overlap
+    assert sorted(decoded) == sorted(set(drawn) if cache_mb else drawn)
+
+
 # -- texts -------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +427,9 @@ print(len(rows), "torch" in sys.modules)
         ({"frame": "first"}, "frame='first' is not"),
         ({"frame": -1}, "frame=-1 is not"),
         ({"frame": True}, "frame=True is not"),
+        ({"shuffle": "yes"}, "shuffle='yes' is not False, True"),
+        ({"shuffle": 0}, "shuffle=0 is not False, True"),
+        ({"seed": -1}, "seed=-1 is not a number"),
         ({"captions": "x"}, "captions='x' is not one of original, referential, random, algorithm1"),
         ({"rank": 1}, "rank=1 and world_size=None"),
         ({"world_size": 2}, "rank=None and world_size=2"),
