@@ -217,7 +217,7 @@ def build(
             raise BuildError(f"not one story could be written{why}")
         left_out = [line for result in ordered for line in result.rejects]
         write_whole(out / REJECTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out))
-        write_whole(out / card.README, card.render(builder.INFO, manifest, left_out, path="PATH_OR_REPO"))
+        card.write(out, builder.INFO, manifest, left_out)
         write_whole(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
         shutil.rmtree(work)
     return manifest

@@ -1,70 +1,135 @@
-"""The dataset card: `dataset_card.md` filled with the facts of a dataset and of one build.
+"""The dataset card: `dataset_card.md` filled with the facts of a dataset and of one build, and `croissant.json`.
 
-The YAML front matter is what makes `load_dataset` work on the folder: its configs name the files of each table.
+The YAML front matter is what makes `load_dataset` work on the folder: its configs name the files of each table. What
+people write between the prose marks of a card, and keys they add to its front matter, stay when it is written again.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 
+from openstory_hf import croissant
+from openstory_hf.errors import OutputError
+from openstory_hf.index import FOLDER, index_file
 from openstory_hf.info import Info
+from openstory_hf.metadata import is_language
 from openstory_hf.schema import TABLES
+from openstory_hf.write import write_whole
 
 README = "README.md"
+EXAMPLE = "example.png"
+"""The picture of a story that the card shows if the folder has it."""
 
-_MEANINGS = {
-    "story_id": "`<dataset>/<source id>`, unique over all splits",
+_EXAMPLE_TEXT = "The first story of {split}, at most five frames of it: pictures, masks, boxes and captions"
+
+PLACEHOLDER = "PATH_OR_REPO"
+"""What examples load while nobody has said where the folder will be."""
+
+_SHARED = {
     "dataset": "name of the dataset",
-    "sequence_id": "the sequence the story is a window of",
     "language": "ISO 639 code of the captions",
     "license": "licence of this story, where the source states one",
-    "frame_ids": "source ids of the frames",
-    "captions": "one per frame, as published, byte for byte",
-    "referential_captions": "one per frame, repeated names replaced by pronouns",
-    "mentions": "per frame, half-open offsets of every name in `captions` (start, end) and in `referential_captions`",
-    "characters": "per frame, labels of the characters present, lower case",
-    "setting": "per frame, background label, empty when unknown",
-    "instances": "per frame, objects in its picture: label, cast name, COCO box (x, y, width, height in pixels), "
-    "COCO RLE mask, score",
-    "timestamps": "per frame, seconds into the source video, null when unknown",
     "source": "file and index in the raw release",
     "extras": "JSON text: whatever else the release says",
-    "images": "one per frame, encoded bytes as in the source (raw pixels are stored as PNG, losslessly)",
 }
-_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_INSTANCES = (
+    "label, cast name, COCO box (x, y, width, height in pixels), COCO RLE mask, score; the last three may be null"
+)
+MEANINGS = {
+    "stories": {
+        **_SHARED,
+        "story_id": "`<dataset>/<source id>`, unique over all splits",
+        "sequence_id": "the sequence the story is a window of",
+        "frame_ids": "source ids of the frames",
+        "captions": "one per frame, as published, byte for byte",
+        "referential_captions": "one per frame, repeated names replaced by pronouns",
+        "mentions": "per frame, half-open offsets of every name in `captions` (start, end) and in "
+        "`referential_captions`",
+        "characters": "per frame, labels of the characters present, lower case",
+        "setting": "per frame, background label, empty when unknown",
+        "instances": f"per frame, objects in its picture: {_INSTANCES}",
+        "timestamps": "per frame, seconds into the source video, null when unknown",
+        "images": "one per frame, encoded bytes as in the source (raw pixels as PNG, losslessly), null when "
+        "the source does not ship it",
+    },
+    "frames": {
+        **_SHARED,
+        "frame_id": "source id, unique within its sequence",
+        "sequence_id": "the sequence the frame belongs to",
+        "position": "number of the frame in its sequence, from 0",
+        "caption": "as published, byte for byte",
+        "characters": "labels of the characters present, lower case",
+        "setting": "background label, empty when unknown",
+        "instances": f"per picture, objects in it: {_INSTANCES}",
+        "key_image": "number of the picture that stands in `stories`",
+        "timestamp": "seconds into the source video, null when unknown",
+        "images": "all pictures the source keeps of the frame, as in `stories`",
+    },
+}
+"""What each column of each table means."""
+
+POLICIES = {
+    "algorithm1": "It is Algorithm 1 of the StoryGPT-V paper, to the letter.",
+    "grammatical": "It takes the decision of Algorithm 1 of the StoryGPT-V paper and writes it as English; a name "
+    "stays where a pronoun would be ambiguous. Error rate: 200 of the sentences it rewrote in FlintstonesSV's "
+    "validation captions were drawn at random and read by hand; 198 were good English with one meaning, 2 (1 %) were "
+    "ambiguous. That sample says nothing about captions of other kinds.",
+    "story_ldm": "It does what the released code of Make-A-Story does, its mistakes included.",
+    "storygpt_v": "It does what the released evaluation code of StoryGPT-V does, its mistakes included. Of the 200 "
+    "sentences that were read to judge the policy `grammatical`, it left 66 as they were; 6 of the other 134 were "
+    "ungrammatical or ambiguous.",
+}
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
+_GENERATED = (
+    *("pretty_name", "license", "license_name", "language", "task_categories", "size_categories", "tags"),
+    *("configs", "dataset_info"),
+)
+_FRONT = re.compile(r"\s*---\n(?P<yaml>.*?)^---$\n?", re.DOTALL | re.MULTILINE)
+_MARK = re.compile(r"<!-- (?:end )?prose \S+ -->")
+_PROSE = re.compile(r"(?<=<!-- prose )(?P<name>\S+) -->\n(?P<text>.*?)(?=<!-- end prose (?P=name) -->)", re.DOTALL)
 
 
 def configs(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Config name -> {"table", "features", "splits": {split: (rows, bytes)}} of the configs a build offers.
+    """Config name -> {"files": {split: paths}, "features", "splits": {split: (rows, bytes)}} a build offers.
 
-    `annotations` are the same files as `stories`, read without pictures. Splits without a row are left out.
+    `annotations` are the rows of `stories` without pictures, out of its index: projecting the columns of the story
+    files costs a reader that fetches blocks of megabytes most of the pictures too. Splits without a row are left out.
     """
-    tables: dict[str, dict[str, tuple[int, int]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for file, facts in manifest["files"].items():
         table, _, name = file.partition("/")
+        config = found.setdefault(table, {"features": TABLES[table], "files": {}, "splits": {}})
         split = name.rpartition("-of-")[0].rpartition("-")[0]
-        rows, size = tables.setdefault(table, {}).get(split, (0, 0))
-        tables[table][split] = (rows + facts["rows"], size + facts["bytes"])
-    found = {
-        table: {"table": table, "features": TABLES[table], "splits": {s: n for s, n in splits.items() if n[0]}}
-        for table, splits in tables.items()
+        rows, size = config["splits"].get(split, (0, 0))
+        config["files"].setdefault(split, []).append(file)
+        config["splits"][split] = (rows + facts["rows"], size + facts["bytes"])
+    indexes = {split: index_file("stories", split) for split in found["stories"]["splits"]}
+    facts = {split: manifest["index"][file] for split, file in indexes.items()}
+    found["annotations"] = {
+        "features": Features({name: kind for name, kind in TABLES["stories"].items() if name != "images"}),
+        "files": {split: [file] for split, file in indexes.items()},
+        "splits": {split: (fact["rows"], fact["bytes"]) for split, fact in facts.items()},
     }
-    without = Features({name: kind for name, kind in TABLES["stories"].items() if name != "images"})
-    return {**found, "annotations": {**found["stories"], "features": without}}
+    for config in found.values():
+        config["splits"] = {split: facts for split, facts in config["splits"].items() if facts[0]}
+    return found
 
 
-def front_matter(info: Info, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def front_matter(info: Info, manifest: Mapping[str, Any], languages: Sequence[str]) -> dict[str, Any]:
     """The card's YAML as a dictionary."""
     offered = configs(manifest)
     stories = sum(rows for rows, _ in offered["stories"]["splits"].values())
-    described = []
+    described, listed = [], []
     for name, config in offered.items():
         splits = SplitDict()
         for split, (rows, size) in config["splits"].items():
@@ -72,28 +137,85 @@ def front_matter(info: Info, manifest: Mapping[str, Any]) -> dict[str, Any]:
         size = sum(size for _, size in config["splits"].values())
         facts = DatasetInfo(features=config["features"], splits=splits, download_size=size, dataset_size=size)
         described.append({"config_name": name, **facts._to_yaml_dict()})
+        indexed = name == "annotations"
+        paths = {split: index_file("stories", split) if indexed else f"{name}/{split}-*.parquet" for split in splits}
+        listed.append(
+            {
+                "config_name": name,
+                **({"default": True} if name == "stories" else {}),
+                "data_files": [{"split": split, "path": path} for split, path in paths.items()],
+                **({"columns": list(config["features"])} if indexed else {}),
+            }
+        )
     return {
         "pretty_name": info.title,
         "license": info.license,
         **({"license_name": info.license_name} if info.license_name else {}),
-        "language": list(info.languages),
+        "language": list(languages),
         "task_categories": list(info.task_categories),
-        "size_categories": [next((name for limit, name in _SIZES if stories < limit), "n>10M")],
+        "size_categories": [_SIZES[max(0, len(str(stories)) - 3)]],
         "tags": ["story-visualization", "interleaved", "datasets", *info.tags],
-        "configs": [
-            {
-                "config_name": name,
-                **({"default": True} if name == "stories" else {}),
-                "data_files": [{"split": s, "path": f"{config['table']}/{s}-*.parquet"} for s in config["splits"]],
-                **({"columns": list(config["features"])} if name == "annotations" else {}),
-            }
-            for name, config in offered.items()
-        ],
+        "configs": listed,
         "dataset_info": described,
     }
 
 
-def render(info: Info, manifest: Mapping[str, Any], rejects: Iterable[Mapping[str, Any]], *, path: str) -> str:
+def write(
+    root: Path,
+    info: Info,
+    manifest: Mapping[str, Any],
+    rejects: Iterable[Mapping[str, Any]],
+    *,
+    repository: str = "",
+    endpoint: str = "https://huggingface.co",
+) -> None:
+    """Write `README.md` and `croissant.json` of a built folder, keeping what people wrote into the card.
+
+    Args:
+        root: the folder, with its indexes.
+        info: facts of the dataset.
+        manifest: of the build.
+        rejects: the lines of `rejects.jsonl`.
+        repository: `user/name` on the Hub, for the examples and the address in both files.
+        endpoint: of the Hub.
+
+    Raises:
+        OutputError: if a card is there whose prose cannot be kept.
+    """
+    languages = _languages(root, info, manifest)
+    text = render(
+        info, manifest, rejects, path=repository or PLACEHOLDER, languages=languages, example=(root / EXAMPLE).exists()
+    )
+    path = root / README
+    if path.exists():
+        try:
+            text = keep_prose(text, path.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError) as error:
+            raise OutputError(f"{path}: {error}. Mend it, or move it away to have a new one written") from None
+    write_whole(path, text)
+    address = f"{endpoint}/datasets/{repository}" if repository else ""
+    described = croissant.describe(info, manifest, MEANINGS, languages=languages, repository=address)
+    write_whole(root / croissant.CROISSANT, json.dumps(described, ensure_ascii=False, indent=1) + "\n")
+
+
+def _languages(root: Path, info: Info, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The languages of the stories, as far as the Hub knows their codes; those of the dataset if rows say none."""
+    found: set[str] = set()
+    for file in manifest["index"]:
+        if file.startswith(f"{FOLDER}/stories-"):
+            found |= set(pq.read_table(root / file, columns=["language"])["language"].unique().to_pylist())
+    return tuple(sorted(code for code in found if is_language(code))) or info.languages
+
+
+def render(
+    info: Info,
+    manifest: Mapping[str, Any],
+    rejects: Iterable[Mapping[str, Any]],
+    *,
+    path: str,
+    languages: Sequence[str],
+    example: bool = False,
+) -> str:
     """The whole README of a built dataset.
 
     Args:
@@ -101,44 +223,27 @@ def render(info: Info, manifest: Mapping[str, Any], rejects: Iterable[Mapping[st
         manifest: of the build.
         rejects: the lines of `rejects.jsonl`.
         path: what users pass to `load_dataset`.
+        languages: ISO 639 codes of the captions.
+        example: whether the folder has the picture of a story.
     """
     template = Template((Path(__file__).parent / "dataset_card.md").read_text(encoding="utf-8"))
-    splits = manifest["splits"]
+    offered, splits = configs(manifest), manifest["splits"]
+    first_split = next(iter(offered["stories"]["splits"]))
     reasons = Counter(line["reason"] for line in rejects)
+    policy = manifest["referential_text"]["policy"]
     body = template.substitute(
         title=info.title,
         summary=info.summary,
         story=info.story,
         sequence=info.sequence,
+        example=f"![{_EXAMPLE_TEXT.format(split=first_split)}]({EXAMPLE})\n\n" if example else "",
         path=path,
-        first_split=next(iter(configs(manifest)["stories"]["splits"])),
-        splits=_table(
-            ("split", "stories", "published", "frames"),
-            (
-                (
-                    split,
-                    f"{counts['stories']['written']:,}",
-                    "not stated" if counts["published_stories"] is None else f"{counts['published_stories']:,}",
-                    f"{counts['frames']['written']:,}",
-                )
-                for split, counts in splits.items()
-            ),
-        ),
-        columns=_table(
-            ("column", "type", "meaning"),
-            ((f"`{name}`", _type(TABLES["stories"][name]), _MEANINGS[name]) for name in TABLES["stories"]),
-        ),
-        frames_note=(
-            "The `frames` config has one row per frame in sequence order, with all pictures the source keeps of it "
-            f"and `key_image`, the one that stands in `stories`: {info.key_rule}.\n"
-            if info.frames_table
-            else ""
-        ),
-        masks_note="Masks are COCO compressed run lengths (`size` is [height, width], `counts` ASCII text, "
-        "column-major): `pycocotools.mask.decode(segmentation)` gives the pixels. Boxes and masks are in pixels of "
-        "the stored picture.",
-        policy=manifest["referential_text"]["policy"],
-        rules=manifest["referential_text"]["rules_version"],
+        first_split=first_split,
+        splits=splits_table(manifest),
+        columns="\n\n".join(_columns(table, info) for table in TABLES if table in offered),
+        references=f"`referential_captions` replace repeated names by pronouns, policy `{policy}`, rules version "
+        f"{manifest['referential_text']['rules_version']}. {POLICIES[policy]} Every occurrence of a character's name "
+        "is a mention with its offsets in both texts; putting the names back gives the original caption exactly.",
         tool=manifest["openstory_hf"],
         schema=manifest["schema_version"],
         raw_fingerprint=manifest["raw_fingerprint"],
@@ -158,8 +263,33 @@ def render(info: Info, manifest: Mapping[str, Any], rejects: Iterable[Mapping[st
         obtain=info.obtain,
         citation=info.citation.strip(),
     )
-    head = yaml.safe_dump(front_matter(info, manifest), sort_keys=False, allow_unicode=True, width=119)
+    return _joined(front_matter(info, manifest, languages), body)
+
+
+def _joined(front: Mapping[str, Any], body: str) -> str:
+    head = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=119)
     return f"---\n{head}---\n\n{body}"
+
+
+def _columns(table: str, info: Info) -> str:
+    rows = ((f"`{name}`", _type(kind), MEANINGS[table][name]) for name, kind in TABLES[table].items())
+    listed = _table(("column", "type", "meaning"), rows)
+    if table == "stories":
+        return listed
+    return (
+        "The `frames` config has one row per frame in sequence order, with all pictures the source keeps of it and "
+        f"`key_image`, the one that stands in `stories`: {info.key_rule}.\n\n{listed}"
+    )
+
+
+def splits_table(manifest: Mapping[str, Any]) -> str:
+    """Stories and frames of each split beside the published number of stories."""
+    rows = []
+    for split, counts in manifest["splits"].items():
+        published = counts["published_stories"]
+        numbers = (counts["stories"]["written"], published, counts["frames"]["written"])
+        rows.append((split, *("not stated" if number is None else f"{number:,}" for number in numbers)))
+    return _table(("split", "stories", "published", "frames"), rows)
 
 
 def _table(head: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
@@ -175,3 +305,47 @@ def _type(feature: Any) -> str:
     if hasattr(feature, "feature"):
         return f"List({_type(feature.feature)})"
     return str(getattr(feature, "dtype", "Image")) if type(feature).__name__ != "Image" else "Image"
+
+
+def split_card(text: str) -> tuple[dict[str, Any], str]:
+    """The front matter and the body of a card.
+
+    Raises:
+        ValueError, yaml.YAMLError: if the front matter is not a YAML mapping.
+    """
+    match = _FRONT.match(text)
+    data = yaml.safe_load(match["yaml"]) if match else {}
+    if not isinstance(data, dict):
+        raise ValueError("the front matter is not a mapping")
+    return data, text[match.end() :] if match else text
+
+
+def keep_prose(text: str, old: str) -> str:
+    r"""A new card with what people wrote into the old one: text between prose marks, keys of the front matter.
+
+    >>> new = "---\nlicense: mit\n---\n\n<!-- prose about -->\n<!-- end prose about -->\n5 stories\n"
+    >>> old = "---\ndoi: 10.1/2\n---\n<!-- prose about -->\nBy hand.\n<!-- end prose about -->\n4 stories\n"
+    >>> print(keep_prose(new, old), end="")
+    ---
+    license: mit
+    doi: 10.1/2
+    ---
+    <BLANKLINE>
+    <!-- prose about -->
+    By hand.
+    <!-- end prose about -->
+    5 stories
+
+    Raises:
+        ValueError, yaml.YAMLError: if prose would be lost: marks that are not in pairs, or not in the new card.
+    """
+    (front, body), (old_front, old_body) = split_card(text), split_card(old)
+    places = [match["name"] for match in _PROSE.finditer(body)]
+    prose = {match["name"]: match["text"] for match in _PROSE.finditer(old_body)}
+    if len(_MARK.findall(old_body)) != 2 * len(prose):
+        raise ValueError("its prose marks are not in pairs, `<!-- prose NAME -->` and `<!-- end prose NAME -->`")
+    if lost := [name for name in prose if name not in places and prose[name].strip()]:
+        raise ValueError(f"the card has no place for prose {lost[0]}; its places are {', '.join(places)}")
+    kept = {key: value for key, value in old_front.items() if key not in _GENERATED}
+    filled = _PROSE.sub(lambda match: f"{match['name']} -->\n{prose.get(match['name'], match['text'])}", body)
+    return _joined({**front, **kept}, filled.lstrip("\n"))

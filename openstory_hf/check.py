@@ -1,110 +1,220 @@
-"""Verification of a built folder: everything a user or the Hub could trip over, found before they do."""
+"""Verification of a built dataset: everything a user or the Hub could trip over, found before they do."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from datasets import load_dataset_builder
 from tqdm import tqdm
 
-from openstory_hf import card, masks, pictures
+from openstory_hf import card, croissant, masks, metadata, pictures
 from openstory_hf.build import MANIFEST, REJECTS
 from openstory_hf.errors import OutputError
 from openstory_hf.folder import BuiltFolder
+from openstory_hf.index import index_file
 from openstory_hf.references import restore
-from openstory_hf.rows import PLACES, MappedPictures, stored_image
+from openstory_hf.rows import LENGTH, PLACES
 from openstory_hf.schema import TABLES
+from openstory_hf.storage import Storage
 from openstory_hf.write import file_facts
 
 ROW_GROUP_MAX = 256 << 20
 """The Hub viewer gives up at 286 MiB."""
+
+EXECUTABLE = (".py", ".pyc", ".pkl", ".pickle")
+"""Endings of files that may run when they are loaded."""
+
+FETCH_BYTES = 16 << 20
+"""Bytes of a remote file that are fetched in one request."""
+
+BATCH_ROWS = 16
+"""Rows that are held in memory as Python values."""
 
 _ROUNDING = 1e-3  # boxes are stored as float32
 
 _NULLABLE = {"images[]", "timestamps[]", "timestamp", "bbox", "segmentation", "score"}
 
 
-def check(path: str | Path, *, quiet: bool = True) -> list[str]:
-    """Verify a built folder and return the problems found, each with file and record; an empty list means none.
+def check(path: str | Path, *, revision: str | None = None, quiet: bool = True) -> list[str]:
+    """Verify a built dataset and return the problems found, each with file and record; an empty list means none.
 
     Checks: hashes and sizes against the manifest; columns and feature metadata; row groups below the viewer's limit;
     unique ids over all splits; parallel lists; mentions inside their texts and exact when names are put back; every
     picture decodes; every mask has its picture's size and every box lies inside it; the counts add up and agree with
-    the manifest; the README's configs are those of the files; nothing executable and no stray shard is in the folder;
-    the indexes say what the tables say, and point at their pictures. The rows of a file whose hash differs are not
-    looked at: whatever they hold, it is not what was built. Nor are the indexes while a table has a problem.
+    the manifest; the README's front matter, configs and counts are what the Hub accepts and the files hold;
+    `croissant.json` names their columns; nothing executable and no stray shard is there; the indexes say what the
+    tables say, and point at their pictures. The rows of a file whose hash differs are not looked at: whatever they
+    hold, it is not what was built. Nor is the index of a table of which a file has a problem.
+
+    Args:
+        path: a local folder, `user/repo` of a dataset on the Hub, or a URL. Files that are not local are read once,
+            one at a time, through a temporary copy.
+        revision: branch, tag or commit of a repository.
+        quiet: no progress bar.
 
     Raises:
-        OutputError: if the folder has no readable manifest of this schema version.
+        OutputError: if there is no readable manifest of this schema version.
     """
-    folder = BuiltFolder(str(path))
-    root = Path(path)
-    executable = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    problems = [f"{file}: executable files have no place in a dataset" for file in executable]
-    problems += _check_counts(folder.manifest, root)
-    problems += _check_card(folder.manifest, root)
-    seen: dict[str, set[str]] = {table: set() for table in TABLES}
-    files = folder.manifest["files"]
-    known = {*files, *folder.manifest["index"]}
-    strays = {path.relative_to(root).as_posix() for path in root.rglob("*.parquet")} - known
+    folder = BuiltFolder(str(path), revision)
+    manifest, there = folder.manifest, _listing(folder)
+    problems = [f"{file}: executable files have no place in a dataset" for file in there or () if is_executable(file)]
+    problems += _check_counts(folder)
+    problems += _check_card(folder, there)
+    problems += _check_croissant(folder)
+    strays = {file for file in there or () if file.endswith(".parquet")} - {*manifest["files"], *manifest["index"]}
     problems += [f"{file}: not in {MANIFEST}, yet it would be read. Remove it" for file in sorted(strays)]
-    total = sum(facts["rows"] for facts in files.values())
+    total = sum(facts["rows"] for facts in manifest["files"].values())
     with tqdm(total=total, unit="row", disable=None if not quiet else True) as bar:
-        for file, facts in files.items():
-            try:
-                for problem in _check_file(root / file, facts, seen, bar):
-                    problems.append(f"{file}: {problem}")
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                problems.append(f"{file}: the file cannot be read: {error}. Build again")
-    if not problems:
-        for file, facts in folder.manifest["index"].items():
-            try:
-                problems += [f"{file}: {problem}" for problem in _check_index(folder, file, facts)]
-            except (pa.ArrowException, OSError, OutputError) as error:
-                problems.append(f"{file}: the index cannot be read: {error}. Build again")
+        for table in TABLES:
+            seen: set[str] = set()
+            for split in manifest["splits"]:
+                problems += _check_table(folder, table, split, there, seen, bar)
     return problems
 
 
-def _check_index(folder: BuiltFolder, file: str, facts: Mapping[str, Any]) -> Iterator[str]:
-    path = Path(folder.path) / file
-    if not path.is_file() or file_facts(path) != {key: facts[key] for key in ("bytes", "sha256")}:
-        yield "missing, or size or SHA-256 differ from the manifest. Build again"
-        return
-    table, _, split = path.stem.partition("-")
-    index = folder.index(table, split)
-    names = [name for name in TABLES[table] if name != "images"]
-    rows, places = index.rows(names), index.rows(PLACES)
-    pictures = MappedPictures(index)
-    for shard in index.files:
-        with pq.ParquetFile(Path(folder.path) / shard) as parquet:
-            for batch in parquet.iter_batches(batch_size=32):
-                for row in batch.to_pylist():
-                    images = row.pop("images")
-                    entry, place = next(rows, None), next(places, {})
-                    found = [stored_image(pictures, 0, place["file"], each) for each in place.get("pictures", ())]
-                    if entry != row or found != images:
-                        yield f"row {row.get('story_id') or row['frame_id']} of {shard} is not as the index says"
-                        return
-    if next(rows, None) is not None:
-        yield "it has more rows than the table"
+def is_executable(file: str) -> bool:
+    """Whether a file may run when it is loaded."""
+    return file.lower().endswith(EXECUTABLE)
 
 
-def _check_file(path: Path, facts: Mapping[str, Any], seen: Mapping[str, set[str]], bar: tqdm[Any]) -> Iterator[str]:
-    if not path.is_file():
-        yield "the file is missing. Build again"
+def _listing(folder: BuiltFolder) -> dict[str, int] | None:
+    """Size of every file there is, by path; None behind a plain web address, which cannot be listed."""
+    if folder.path.startswith(("http:", "https:")):
+        return None
+    fs, root = fsspec.url_to_fs(folder.path)
+    root = root.rstrip("/")
+    return {path[len(root) + 1 :]: entry["size"] for path, entry in sorted(fs.find(root, detail=True).items())}
+
+
+@contextlib.contextmanager
+def _local_copy(storage: Storage, file: str, size: int) -> Iterator[Path]:
+    """A file of the dataset on this machine; it is gone afterwards unless it was here before."""
+    if storage.local:
+        yield Path(fsspec.url_to_fs(storage.path)[1]) / file
         return
+    with tempfile.TemporaryDirectory(prefix="openstory-check-") as scratch:
+        copy = Path(scratch) / "file"
+        with copy.open("wb") as stream:
+            for start in range(0, size, FETCH_BYTES):
+                stream.write(storage.range(file, start, min(start + FETCH_BYTES, size)))
+        yield copy
+
+
+def _check_table(
+    folder: BuiltFolder, table: str, split: str, there: Mapping[str, int] | None, seen: set[str], bar: tqdm[Any]
+) -> Iterator[str]:
+    """Check the files of a table and split, and what its index says of each while it is at hand."""
+    files = folder.files(table, split)
+    if not files:
+        return
+    name = index_file(table, split)
+    if problem := _index_problem(folder, name, there):
+        yield f"{name}: {problem}"
+    entries = None if problem else folder.index(table, split).rows([*_light(table), *PLACES])
+    for number, file in enumerate(files):
+        facts = folder.manifest["files"][file]
+        bar.set_description(file, refresh=False)
+        sound = True
+        try:
+            if problem := _size_problem(file, facts, there):
+                yield f"{file}: {problem}"
+                entries = None
+                continue
+            with _local_copy(folder.storage, file, facts["bytes"]) as copy:
+                for problem in _check_file(copy, facts, table, seen, bar):
+                    yield f"{file}: {problem}"
+                    sound = False
+                if not sound:
+                    entries = None
+                elif entries and (problem := _disagreement(copy, number, file, entries)):
+                    yield f"{name}: {problem}"
+                    entries = None
+        except (pa.ArrowException, OSError, UnicodeDecodeError, OutputError) as error:
+            yield f"{file}: the file cannot be read: {error}. Build again"
+            entries = None
+    if entries and next(entries, None) is not None:
+        yield f"{name}: it has more rows than the table"
+
+
+def _light(table: str) -> list[str]:
+    return [name for name in TABLES[table] if name != "images"]
+
+
+def _size_problem(file: str, facts: Mapping[str, Any], there: Mapping[str, int] | None) -> str:
+    """What the listing alone shows."""
+    if there is not None and file not in there:
+        return "the file is missing. Build again"
+    return "" if there is None or there[file] == facts["bytes"] else _DIFFERS
+
+
+_DIFFERS = "size or SHA-256 differ from the manifest. The file was changed or damaged; build again"
+
+
+def _index_problem(folder: BuiltFolder, name: str, there: Mapping[str, int] | None) -> str:
+    facts = folder.manifest["index"].get(name)
+    if facts is None:
+        return f"{MANIFEST} does not name it. Build again"
+    if problem := _size_problem(name, facts, there):
+        return problem
+    try:
+        with _local_copy(folder.storage, name, facts["bytes"]) as copy:
+            if file_facts(copy) != {key: facts[key] for key in ("bytes", "sha256")}:
+                return _DIFFERS
+            with pq.ParquetFile(copy):
+                return ""
+    except (pa.ArrowException, OSError, OutputError) as error:
+        return f"the index cannot be read: {error}. Build again"
+
+
+def _disagreement(copy: Path, number: int, file: str, entries: Iterator[dict[str, Any]]) -> str:
+    """The first row of a file that the index does not describe; the entries of the file's rows are used up."""
+    with (
+        pq.ParquetFile(copy) as parquet,
+        copy.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
+            for row in batch.to_pylist():
+                if not _describes(next(entries, None), row, number, data):
+                    return f"row {row.get('story_id') or row['frame_id']} of {file} is not as the index says"
+    return ""
+
+
+def _describes(entry: dict[str, Any] | None, row: dict[str, Any], number: int, data: mmap.mmap) -> bool:
+    if entry is None:
+        return False
+    images, places, file = row.pop("images"), entry.pop("pictures"), entry.pop("file")
+    return bool(
+        (entry, file, len(places)) == (row, number, len(images))
+        and all((place is None) == (image is None) for place, image in zip(places, images, strict=True))
+        and all(_stands(data, place, image) for place, image in zip(places, images, strict=True) if place)
+    )
+
+
+def _stands(data: mmap.mmap, place: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    start, size = place["offset"], place["size"]
+    value = size.to_bytes(LENGTH, "little") + image["bytes"]
+    return bool(place["path"] == image["path"] and data[start - LENGTH : start + size] == value)
+
+
+def _check_file(path: Path, facts: Mapping[str, Any], table: str, seen: set[str], bar: tqdm[Any]) -> Iterator[str]:
     found = file_facts(path)
     if found != {key: facts[key] for key in found}:
-        yield "size or SHA-256 differ from the manifest. The file was changed or damaged; build again"
+        yield _DIFFERS
         return
-    table = path.parent.name
     with pq.ParquetFile(path) as parquet:
         expected = TABLES[table].arrow_schema
         if not parquet.schema_arrow.equals(expected, check_metadata=False):
@@ -118,9 +228,9 @@ def _check_file(path: Path, facts: Mapping[str, Any], seen: Mapping[str, set[str
             size = parquet.metadata.row_group(number).total_byte_size
             if size > ROW_GROUP_MAX:
                 yield f"row group {number} has {size >> 20} MB; the Hub viewer cannot show more than 286"
-        for batch in parquet.iter_batches(batch_size=32):
+        for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
             for row in batch.to_pylist():
-                yield from _check_row(table, row, seen[table])
+                yield from _check_row(table, row, seen)
                 bar.update()
 
 
@@ -204,25 +314,21 @@ def _is_code(rle: Mapping[str, Any]) -> bool:
         return False
 
 
-def _check_counts(manifest: Mapping[str, Any], root: Path) -> Iterator[str]:
-    written = {table: dict.fromkeys(manifest["splits"], 0) for table in TABLES}
-    for file, facts in manifest["files"].items():
-        table, _, name = file.partition("/")
-        written[table][name.rpartition("-of-")[0].rpartition("-")[0]] += facts["rows"]
+def _check_counts(folder: BuiltFolder) -> Iterator[str]:
+    manifest = folder.manifest
     for split, counts in manifest["splits"].items():
-        for level in ("stories", "frames"):
-            count = counts[level]
+        for level in TABLES:
+            count, files = counts[level], folder.files(level, split)
             if count["seen"] != count["written"] + count["rejected"]:
                 yield f"{MANIFEST}: {split}: {count} {level}: seen is not written + rejected"
-            has_table = any(file.startswith(f"{level}/") for file in manifest["files"])
-            found = written[level][split]
-            if has_table and found != count["written"]:
+            found = sum(manifest["files"][file]["rows"] for file in files)
+            if files and found != count["written"]:
                 yield f"{MANIFEST}: {split}: {count['written']} {level} written, the files hold {found}"
     try:
-        with (root / REJECTS).open(encoding="utf-8") as lines:
-            rejects = [json.loads(line) for line in lines]
+        lines = folder.storage.whole(REJECTS).decode("utf-8").split("\n")  # names may hold other line separators
+        rejects = [json.loads(line) for line in lines if line]
         lost = Counter(line["split"] for line in rejects for _ in line["stories"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, OutputError, ValueError, KeyError, TypeError) as error:
         yield f"{REJECTS}: cannot be read: {error!r}. Build again"
         return
     for split, counts in manifest["splits"].items():
@@ -230,17 +336,27 @@ def _check_counts(manifest: Mapping[str, Any], root: Path) -> Iterator[str]:
             yield f"{REJECTS}: {split}: names {lost[split]} lost stories, the manifest {counts['stories']['rejected']}"
 
 
-def _check_card(manifest: Mapping[str, Any], root: Path) -> Iterator[str]:
-    there = {file for file in manifest["files"] if (root / file).is_file()}
-    for name, config in card.configs(manifest).items():
+def _check_card(folder: BuiltFolder, there: Mapping[str, int] | None) -> Iterator[str]:
+    try:
+        front, body = card.split_card(folder.storage.whole(card.README).decode("utf-8"))
+    except (OSError, OutputError, ValueError, yaml.YAMLError) as error:
+        yield f"{card.README}: cannot be read: {' '.join(str(error).split())}. Write it with `openstory card`"
+        return
+    yield from (f"{card.README}: {problem}" for problem in metadata.problems(front))
+    if card.splits_table(folder.manifest) not in body:
+        yield f"{card.README}: the table of splits is not that of {MANIFEST}. Write it again with `openstory card`"
+    place = _as_dataset(folder)
+    known = set(there or ()) & {*folder.manifest["files"], *folder.manifest["index"]}
+    for name, config in card.configs(folder.manifest).items() if place else ():
         try:
-            builder = load_dataset_builder(str(root), name)
+            builder = load_dataset_builder(name=name, **place)
         except Exception as error:  # whatever datasets raises, the user's load_dataset would raise as well
             yield f"{card.README}: config {name} does not load: {' '.join(str(error).split())}"
             continue
-        table, features = config["table"], config["features"]
+        features = config["features"]
         if builder.info.features != features:
             yield f"{card.README}: the features of config {name} are not those of the files"
+        table = "stories" if name == "annotations" else name
         if (getattr(builder.config, "columns", None) or list(TABLES[table])) != list(features):
             yield f"{card.README}: the columns of config {name} are not those it should read"
         rows = {split: facts.num_examples for split, facts in (builder.info.splits or {}).items()}
@@ -249,5 +365,27 @@ def _check_card(manifest: Mapping[str, Any], root: Path) -> Iterator[str]:
         read = builder.config.data_files or {}
         for split in config["splits"]:
             files = {"/".join(Path(path).parts[-2:]) for path in read.get(split, ())}
-            if files & there != {file for file in there if file.startswith(f"{table}/{split}-")}:
+            if files & known != set(config["files"][split]) & known:
                 yield f"{card.README}: config {name} does not read the {split} files of {table}"
+
+
+def _as_dataset(folder: BuiltFolder) -> dict[str, str]:
+    """What `load_dataset` must be told to read a folder; nothing for places it does not know."""
+    if folder.storage.local:
+        return {"path": fsspec.url_to_fs(folder.path)[1]}
+    match = re.fullmatch(r"hf://datasets/([^@]+)@([0-9a-f]{40})", folder.path)
+    return {"path": match[1], "revision": match[2]} if match else {}
+
+
+def _check_croissant(folder: BuiltFolder) -> Iterator[str]:
+    file = croissant.CROISSANT
+    try:
+        described = json.loads(folder.storage.whole(file))
+        found = {each["@id"]: [field["@id"] for field in each["field"]] for each in described["recordSet"]}
+    except (OSError, OutputError, ValueError, KeyError, TypeError) as error:
+        yield f"{file}: cannot be read: {error!r}. Write it with `openstory card`"
+        return
+    made = croissant.record_sets(folder.manifest, card.MEANINGS)
+    expected = {each["@id"]: [field["@id"] for field in each["field"]] for each in made}
+    if found != expected:
+        yield f"{file}: its record sets are not the tables of {MANIFEST}. Write it again with `openstory card`"

@@ -87,8 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--shard-mb", type=_positive, default=384, help="size of a shard the plan aims at")
     build.add_argument("--row-group-mb", type=_positive, default=24, help="size of a row group")
     build.add_argument("--quiet", action="store_true", help="no progress bars")
-    check = verb("check", _check, "Verify a built folder: hashes, schema, ids, pictures, masks, offsets.", "check out")
-    check.add_argument("dir", type=Path, help="built folder")
+    check = verb(
+        "check", _check, "Verify built data: hashes, schema, ids, pictures, masks, offsets, card.", "check out"
+    )
+    check.add_argument("dir", help="built folder, user/repo on the Hub, or URL")
+    check.add_argument("--revision", help="branch, tag or commit of a repository")
     check.add_argument("--quiet", action="store_true", help="no progress bars")
     stats = verb("stats", _stats, "Count a built folder: the tables papers print, captions, characters.", "stats out")
     stats.add_argument("dir", type=Path, help="built folder")
@@ -110,11 +113,35 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("--policy", default="grammatical", help="referential-text policy")
     preview = verb("preview", _preview, "Draw stories as a PNG contact sheet or an HTML page.", "preview out -o a.png")
-    preview.add_argument("dir", type=Path, help="built folder")
+    preview.add_argument("dir", help="built folder, user/repo or URL")
     preview.add_argument("-o", "--output", type=Path, default=Path("preview.html"), help=".png or .html")
     preview.add_argument("--split", default="", help="split (default: the first)")
     preview.add_argument("-n", "--number", type=_positive, default=4, help="number of stories")
     preview.add_argument("--story", nargs="+", default=[], metavar="ID", help="show these story ids")
+    preview.add_argument("--serve", action="store_true", help="a local web page to browse the stories, until Ctrl-C")
+    preview.add_argument("--port", type=int, default=8765, help="of --serve; 0 for any free one")
+    preview.add_argument("--tokenizer", default="", metavar="NAME", help="of transformers, for the tokens in --serve")
+    card = verb(
+        "card",
+        _card,
+        "Write README.md with the picture of a story, and croissant.json, again. Prose between its marks stays.",
+        "card out --repo me/stories",
+    )
+    card.add_argument("dir", type=Path, help="built folder")
+    card.add_argument("--repo", default="", metavar="USER/NAME", help="repository the examples in it load")
+    push = verb(
+        "push",
+        _push,
+        "Write the card, check the folder, and upload it to the Hugging Face Hub in one commit. Again to resume.",
+        "push out me/stories",
+    )
+    push.add_argument("dir", type=Path, help="built folder")
+    push.add_argument("repo", metavar="USER/NAME", help="dataset repository; made if it does not exist")
+    visible = push.add_mutually_exclusive_group()
+    visible.add_argument("--private", action="store_true", help="for its owner only (the default)")
+    visible.add_argument("--public", action="store_true", help="for everybody")
+    push.add_argument("--i-have-the-rights", action="store_true", help="to publish pictures that belong to others")
+    push.add_argument("--quiet", action="store_true", help="no progress bars")
     quick = verb(
         "quickstart",
         _quickstart,
@@ -214,7 +241,7 @@ def _bars(plan: Plan) -> Iterator[Progress]:
 def _check(arguments: argparse.Namespace) -> int:
     from openstory_hf.check import check
 
-    problems = check(arguments.dir, quiet=arguments.quiet)
+    problems = check(arguments.dir, revision=arguments.revision, quiet=arguments.quiet)
     for problem in problems:
         print(problem)
     print(f"{arguments.dir}: " + (f"{len(problems)} problems" if problems else "ok"))
@@ -246,12 +273,55 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _preview(arguments: argparse.Namespace) -> None:
+    if arguments.serve:
+        from openstory_hf.preview.serve import serve
+
+        serve(arguments.dir, arguments.port, tokenizer=arguments.tokenizer)
+        return
     from openstory_hf import preview
     from openstory_hf.rows import read_stories
 
     rows = read_stories(arguments.dir, arguments.split, arguments.number, arguments.story)
     preview.save(rows, arguments.output, title=f"{rows[0]['dataset']} – {len(rows)} stories")
     print(arguments.output)
+
+
+def _card(arguments: argparse.Namespace) -> None:
+    from openstory_hf import hub
+
+    _draw_example(arguments.dir)
+    print(hub.write_card(arguments.dir, arguments.repo))
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    from openstory_hf import hub
+
+    if arguments.quiet:
+        disable_progress_bars()
+    _draw_example(arguments.dir)
+    commit = hub.push(
+        arguments.dir,
+        arguments.repo,
+        private=not arguments.public,
+        have_the_rights=arguments.i_have_the_rights,
+        quiet=arguments.quiet,
+    )
+    print(commit)
+    print(f'load_dataset("{arguments.repo}", streaming=True)')
+
+
+def _draw_example(path: Path) -> None:
+    """Draw the first story, at most five frames of it, for the card."""
+    from openstory_hf import card, hub, preview
+    from openstory_hf.rows import read_stories
+
+    folder, root = hub.local_folder(path)
+    split = next(iter(card.configs(folder.manifest)["stories"]["splits"]))
+    (story,) = read_stories(str(root), split, number=1)
+    short = {name: value[:5] if isinstance(value, list) else value for name, value in story.items()}
+    preview.save([short], root / card.EXAMPLE, title=story["story_id"])
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:

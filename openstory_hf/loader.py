@@ -10,7 +10,6 @@ import contextlib
 import mmap
 import multiprocessing
 import os
-import pickle
 import tempfile
 import threading
 import traceback
@@ -400,8 +399,7 @@ def _portable(error: Exception) -> Exception:
     """An error that can be sent: our own as they are, others as text with where they arose."""
     if isinstance(error, OpenStoryError):
         try:
-            pickle.loads(pickle.dumps(error))
-            return error
-        except Exception:
+            return type(error)(str(error))
+        except TypeError:  # it is made of more than its message
             return OpenStoryError(str(error))
     return RuntimeError("a worker of the StoryLoader failed:\n" + "".join(traceback.format_exception(error)))

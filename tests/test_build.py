@@ -226,8 +226,9 @@ def test_a_build_stopped_before_any_of_its_renames_ends_with_the_same_bytes(soun
             stops += 1
         else:
             break
-    # two shards of two tables, each with its index, and a result; their joined indexes; plan, rejects, card, manifest
-    assert stops == 2 * (2 * 2 + 1) + 2 * 2 + 4
+    # two shards of two tables, each with its index, and a result; their joined indexes; plan, rejects, card and
+    # its croissant.json, manifest
+    assert stops == 2 * (2 * 2 + 1) + 2 * 2 + 5
 
 
 KILLER = """

@@ -74,7 +74,7 @@ def test_version(openstory):
 def test_help_of_every_verb_has_an_example(openstory):
     _, stdout, _ = openstory("--help")
     verbs = re.findall(r"^    (\w+)(?: |$)", stdout, re.MULTILINE)
-    assert {"list", "info", "fake", "build", "check", "preview", "quickstart"} <= set(verbs)
+    assert {"list", "info", "fake", "build", "check", "preview", "card", "push", "quickstart"} <= set(verbs)
     for verb in verbs:
         code, stdout, stderr = openstory(verb, "--help")
         assert (code, stderr) == (0, "")
@@ -237,6 +237,12 @@ def assert_is_one_message(stdout, stderr):
         ("preview OUT -o NEW.png --split dev", 2, "has no split 'dev'; it has train"),
         ("preview OUT -o NEW.png --story x", 2, "has no story 'x'; the first is 'african_storybook/en/0001'"),
         ("preview OUT -o NOTHING/a.png", 1, "No such file or directory"),
+        ("check OUT --revision main", 2, "is not a repository of the Hub"),
+        ("card RAW", 1, "holds no manifest.json"),
+        ("card NOTHING", 2, "is not a local folder"),
+        ("push RAW me/stories", 1, "holds no manifest.json"),
+        ("push NOTHING me/stories", 2, "is not a local folder"),
+        ("push OUT stories", 2, "is not the name of a repository; write it as user/name"),
         ("quickstart --dir RAW", 2, "is not empty; choose another --dir"),
     ],
 )
@@ -256,6 +262,9 @@ def test_an_error_is_one_message_with_its_exit_code(openstory, raw, out, tmp_pat
     [
         "",
         "push",
+        "push OUT",
+        "push OUT me/stories --private --public",
+        "card",
         "list extra",
         "check",
         "check OUT --fast",

@@ -68,7 +68,12 @@ class Large(StoryBuilder):
             )
 
         frames = tuple("01234")
-        yield Sequence(sequence_id=unit.unit_id, frame_ids=frames, read=read, windows=(Window(story_id=unit.unit_id, start=0, stop=5),))
+        yield Sequence(
+            sequence_id=unit.unit_id,
+            frame_ids=frames,
+            read=read,
+            windows=(Window(story_id=unit.unit_id, start=0, stop=5),),
+        )
 
 
 @pytest.fixture(scope="session")

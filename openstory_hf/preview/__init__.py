@@ -1,7 +1,7 @@
-"""Stories to look at: a PNG contact sheet, and one self-contained HTML page.
+"""Stories to look at: a PNG contact sheet, one self-contained HTML page, and a local web page (`preview.serve`).
 
-Both read rows of the `stories` table (`schema.STORIES`), whose pictures may be encoded, decoded or left out. A
-character has one colour per story, in its mentions, masks, boxes and chips.
+All read rows of the `stories` table (`schema.STORIES`); for the first two, pictures may be encoded, decoded or left
+out. A character has one colour per story, in its mentions, masks, boxes and chips.
 """
 
 from __future__ import annotations

@@ -1,17 +1,19 @@
-"""The HTML page: one file that needs no other, no network and no script."""
+"""The HTML of stories, and the page that needs no other file, no network and no script."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
+from openstory_hf import pictures
+from openstory_hf.errors import reason_of
 from openstory_hf.preview.shown import (
     Colour,
     Colours,
@@ -29,9 +31,11 @@ from openstory_hf.preview.shown import (
     tag_corner,
     tag_of,
 )
+from openstory_hf.preview.style import STYLE
 
 _WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-_WEB_SIDE = 1280  # pixels; larger pictures are shrunk, so that a page of scans still opens
+WEB_SIDE = 1280
+"""Pixels; larger pictures are shrunk, so that a page of scans still opens."""
 
 
 def html_page(rows: Sequence[Row], *, title: str) -> str:
@@ -41,12 +45,11 @@ def html_page(rows: Sequence[Row], *, title: str) -> str:
         rows: rows of the `stories` table.
         title: heading of the page.
     """
-    stories = "\n".join(map(_story, rows))
+    links = Links(picture=_embed, masks=_embed_masks)
+    stories = "\n".join(story_html(row, list(shown_frames(row)), links) for row in rows)
     frames = sum(len(row["captions"]) for row in rows)
     toggles = "".join(
-        f'<label><input type="checkbox" id="{layer}" checked> {layer}</label>'
-        for layer in ("masks", "boxes")
-        if f'class="{layer}"' in stories
+        f'<label><input type="checkbox" id="{layer}" checked> {layer}</label>' for layer in layers_of(stories)
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -55,7 +58,7 @@ def html_page(rows: Sequence[Row], *, title: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 </head>
 <body>
 <header class="page">
@@ -71,12 +74,34 @@ def html_page(rows: Sequence[Row], *, title: str) -> str:
 """
 
 
-def _story(row: Row) -> str:
-    frames = list(shown_frames(row))
+class Links(NamedTuple):
+    """Where a page finds the picture of a frame, and the overlay of its masks; "" for none."""
+
+    picture: Callable[[ShownFrame], str]
+    masks: Callable[[ShownFrame, Colours], str]
+
+
+_LAYERS = {"masks": 'class="masks"', "boxes": 'class="boxes"', "pronouns": 'class="caption referential"'}
+
+
+def layers_of(html: str) -> list[str]:
+    """Which of the layers that can be switched off ("masks", "boxes", "pronouns") some stories have."""
+    return [layer for layer, mark in _LAYERS.items() if mark in html]
+
+
+def story_html(row: Row, frames: Sequence[ShownFrame], links: Links, tools: str = "") -> str:
+    """One story.
+
+    Args:
+        row: of the `stories` table.
+        frames: of that row.
+        links: where its pictures are.
+        tools: HTML to stand beside its title.
+    """
     colours = character_colours(coloured_names(frames))
-    items = "\n".join(_figure(frame, colours, row.get("language") or "") for frame in frames)
+    items = "\n".join(_figure(frame, colours, row.get("language") or "", links) for frame in frames)
     return f"""<article>
-<h2>{escape(row["story_id"])}</h2>
+<div class="head"><h2>{breakable(row["story_id"])}</h2>{tools}</div>
 <p class="facts">{escape(facts_of(row))}</p>
 {_chips([name for name in coloured_names(frames) if name], colours)}
 <ol class="frames">
@@ -86,15 +111,15 @@ def _story(row: Row) -> str:
 </article>"""
 
 
-def _figure(frame: ShownFrame, colours: Colours, language: str) -> str:
+def _figure(frame: ShownFrame, colours: Colours, language: str, links: Links) -> str:
     width, height = frame.size
     layers = []
     if frame.picture is None:
         layers.append(f'<div class="gap">{frame.gap}</div>')
     else:
-        layers.append(f'<img src="{_embed(frame)}" alt="Frame {frame.number}">')
-    if overlay := mask_overlay(frame.instances, colours, frame.size):
-        layers.append(f'<img class="masks" src="{_data_uri(overlay, "PNG", compress_level=9)}" alt="">')
+        layers.append(f'<img src="{escape(links.picture(frame))}" alt="Frame {frame.number}" loading="lazy">')
+    if masks := links.masks(frame, colours):
+        layers.append(f'<img class="masks" src="{escape(masks)}" alt="" loading="lazy">')
     boxes = [item for item in frame.instances if item.get("bbox")]
     if boxes:
         shapes = "".join(
@@ -114,7 +139,7 @@ def _figure(frame: ShownFrame, colours: Colours, language: str) -> str:
     return f"""<li><figure>
 <div class="picture" style="aspect-ratio:{width}/{height}">{"".join(layers)}</div>
 <figcaption>
-<p class="label"><b>{frame.number}</b> {escape(frame.frame_id).replace("_", "_<wbr>")}{time}</p>
+<p class="label"><b>{frame.number}</b> {breakable(frame.frame_id)}{time}</p>
 <div lang="{escape(language)}">{"".join(texts)}</div>
 {_chips(frame.characters, colours, frame.setting)}
 </figcaption>
@@ -138,15 +163,24 @@ def _marked(text: str, spans: Spans[str], colours: Colours) -> str:
     for piece, names in pieces(text, spans):
         part = escape(piece).replace("\r", "&#13;")  # a bare one would be read as a line feed
         if names:
-            bands = [_css(colours[name]) for name in names]
-            stops = ",".join(
-                f"{colour} {100 * index / len(bands):.0f}% {100 * (index + 1) / len(bands):.0f}%"
-                for index, colour in enumerate(bands)
-            )
-            style = f"--c:{bands[0]};--rule:linear-gradient(90deg,{stops})"
-            part = f'<mark style="{style}" title="{escape(", ".join(names))}">{part}</mark>'
+            part = f'<mark style="{style_of(names, colours)}" title="{escape(", ".join(names))}">{part}</mark>'
         parts.append(part)
     return "".join(parts)
+
+
+def breakable(name: str) -> str:
+    """An id as HTML that may go on in the next line behind an underscore."""
+    return escape(name).replace("_", "_<wbr>")
+
+
+def style_of(names: Sequence[str], colours: Colours) -> str:
+    """CSS variables for what speaks of some characters: the first one's colour, and a rule of all of theirs."""
+    bands = [_css(colours[name]) for name in names]
+    stops = ",".join(
+        f"{colour} {100 * index / len(bands):.0f}% {100 * (index + 1) / len(bands):.0f}%"
+        for index, colour in enumerate(bands)
+    )
+    return f"--c:{bands[0]};--rule:linear-gradient(90deg,{stops})"
 
 
 def _chips(names: Sequence[str], colours: Colours, setting: str = "") -> str:
@@ -176,69 +210,46 @@ def _json_html(value: Any) -> str:
     return escape(value if isinstance(value, str) else json.dumps(value))
 
 
-def _embed(frame: ShownFrame) -> str:
-    """The picture as a data URI: the stored bytes where browsers show them, else a JPEG of bounded size."""
-    assert frame.picture is not None
-    if isinstance(frame.stored, Mapping) and max(frame.size) <= _WEB_SIDE:
-        kind = Image.open(io.BytesIO(frame.stored["bytes"])).format
-        if kind in _WEB_FORMATS:
-            return f"data:image/{kind.lower()};base64,{base64.b64encode(frame.stored['bytes']).decode('ascii')}"
-    picture = frame.picture.copy()
-    picture.thumbnail((_WEB_SIDE, _WEB_SIDE))
-    return _data_uri(picture, "JPEG", quality=90, subsampling=0)
+def web_picture(stored: Any) -> tuple[str, bytes]:
+    """A picture as browsers show it: the stored bytes where they can, else a JPEG of bounded size.
+
+    Returns:
+        the media type, and the bytes.
+
+    Raises:
+        UndecodableError: if it is not a picture.
+    """
+    if isinstance(stored, Mapping):
+        try:
+            image = Image.open(io.BytesIO(stored["bytes"]))
+        except Exception as error:  # Pillow's decoders raise many kinds
+            raise pictures.UndecodableError(reason_of(error)) from None
+        if image.format in _WEB_FORMATS and max(image.size) <= WEB_SIDE:
+            return f"image/{image.format.lower()}", stored["bytes"]
+    picture = pictures.decode(stored).copy()
+    picture.thumbnail((WEB_SIDE, WEB_SIDE))
+    return "image/jpeg", encoded(picture, "JPEG", quality=90, subsampling=0)
 
 
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The bytes of a picture in a format of Pillow's."""
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return buffer.getvalue()
+
+
+def _embed(frame: ShownFrame) -> str:
+    return _data_uri(*web_picture(frame.stored))
+
+
+def _embed_masks(frame: ShownFrame, colours: Colours) -> str:
+    overlay = mask_overlay(frame.instances, colours, frame.size)
+    return _data_uri("image/png", encoded(overlay, "PNG", compress_level=9)) if overlay else ""
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def _css(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ground: #f4f2ee; --card: #fff; --ink: #1c1b19; --faint: #6d6963; --line: #e2ded7;
-  --matte: #ebe8e2; --lift: 0% }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #151412; --card: #211f1c; --ink: #ece9e3; --faint: #a29d95; --line: #37342f; --matte: #2d2a26;
-    --lift: 55% } }
-* { box-sizing: border-box; margin: 0 }
-body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; max-width: 100rem;
-  margin: auto; padding: 0 clamp(.75rem, 2vw, 2rem) 2rem; overflow-wrap: anywhere }
-.page { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 1rem;
-  padding: .75rem 0; background: var(--ground) }
-h1 { font-size: 1.3rem; line-height: 1.25 }
-h2 { font-size: 1.1rem; line-height: 1.3 }
-ol, ul { list-style: none; padding: 0 }
-.facts, .label, .gap, details { color: var(--faint); font-size: .85rem }
-.toggles { display: flex; gap: 1rem; margin-left: auto; font-size: .9rem }
-.toggles label { cursor: pointer }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 12px; margin-bottom: 1.25rem;
-  padding: clamp(.75rem, 1.5vw, 1.25rem) }
-.frames { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 13rem), 1fr)); gap: 1.25rem 1rem;
-  margin: 1rem 0 }
-.picture { position: relative; overflow: hidden; border-radius: 8px; background: var(--matte) }
-.picture > img, .boxes:is(svg), .gap { position: absolute; inset: 0; width: 100%; height: 100% }
-.gap { padding: .3rem .6rem }
-.boxes rect { fill: none; stroke-width: 2; vector-effect: non-scaling-stroke }
-.tag { position: absolute; max-width: 60%; padding: 0 .4em; border-radius: 3px; background: var(--c); color: #fff;
-  font-size: 11px; line-height: 1.5; white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
-.tag.above { transform: translateY(-100%) }
-body:has(#masks:not(:checked)) .masks, body:has(#boxes:not(:checked)) .boxes { display: none }
-figcaption { padding-top: .4rem }
-.caption { margin: .15rem 0 .35rem }
-.referential { color: var(--faint); border-inline-start: 3px solid var(--line); padding-inline-start: .6em }
-mark { background: var(--rule) 0 100% / 100% 2px no-repeat; color: color-mix(in srgb, white var(--lift), var(--c));
-  font-weight: 600; padding-bottom: 1px }
-.chips { display: flex; flex-wrap: wrap; gap: .3rem; margin-top: .35rem }
-.chip { padding: .05em .6em; border-radius: 1em; font-size: .8rem;
-  color: color-mix(in srgb, white var(--lift), var(--c)); background: color-mix(in srgb, var(--c) 14%, transparent) }
-.setting { color: var(--faint); background: none; border: 1px solid var(--line) }
-summary { cursor: pointer }
-dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; padding-top: .3rem }
-dd { min-width: 0 }
-dd ol { list-style: decimal; padding-inline-start: 1.5em }
-dl dl { padding: 0 }
-"""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageColor, ImageFilter
+from PIL import ExifTags, Image, ImageColor, ImageFilter
 
 from openstory_hf import masks, pictures
+from openstory_hf.errors import reason_of
 
 T = TypeVar("T")
 Spans = Sequence[tuple[int, int, T]]  # start, end (exclusive) and what lies there
@@ -89,8 +91,13 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-def shown_frames(row: Row) -> Iterator[ShownFrame]:
-    """The frames of a row, decoded; whatever is absent or unreadable is left empty."""
+def shown_frames(row: Row, decode: Callable[[Any], Image.Image] = pictures.decode) -> Iterator[ShownFrame]:
+    """The frames of a row; whatever is absent or unreadable is left empty.
+
+    Args:
+        row: of the `stories` table.
+        decode: how a stored picture becomes a `picture`; `opened` where its size is enough.
+    """
     columns = [row.get(name) or [None] * len(row["captions"]) for name in _EMPTY]
     for number, values in enumerate(zip(*columns, strict=True), start=1):
         filled = [empty if value is None else value for value, empty in zip(values, _EMPTY.values(), strict=True)]
@@ -99,10 +106,24 @@ def shown_frames(row: Row) -> Iterator[ShownFrame]:
             gap = "no picture"
         else:
             try:
-                picture = pictures.decode(stored)
+                picture = decode(stored)
             except pictures.UndecodableError:
                 gap = "unreadable picture"
         yield ShownFrame(number, picture, gap, *filled)
+
+
+def opened(stored: Mapping[str, Any]) -> Image.Image:
+    """A stored picture of which only the header has been read, unless it must be turned upright.
+
+    Raises:
+        UndecodableError: if it has none.
+    """
+    try:
+        image = Image.open(io.BytesIO(stored["bytes"]))
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise pictures.UndecodableError(reason_of(error)) from None
+    return image if upright else pictures.decode(stored)
 
 
 def coloured_names(frames: Sequence[ShownFrame]) -> list[str]:
