@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # All environments are installed under the constraints, so that every machine has the same packages.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test lint format docs clean
 
 quickstart: $(VENV)/.test-installed
 	$(BIN)/openstory quickstart --dir quickstart
@@ -21,6 +21,9 @@ lint: $(VENV)/.dev-installed
 format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.test-installed
+	$(BIN)/python scripts/api_reference.py
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; make PYTHON=python3.x chooses one")'

@@ -18,7 +18,6 @@ from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.fakes import RawWriter
 from openstory_hf.hub import push
 from openstory_hf.testing import LocalHub
-from openstory_hf.testing.server import Reply
 
 REAL = Path(__file__).parents[1].parent / "shared/data/african_storybook"
 
@@ -63,11 +62,10 @@ def commits(hub):
 
 
 class Hub(LocalHub):
-    """Knows which repositories are private; can lose the answer to a commit, or let somebody else commit before it."""
+    """Can lose the answer to a commit, or let somebody else commit before it."""
 
     def __init__(self):
         super().__init__()
-        self.private = {}
         self.lost_answers = 0
         self.overtaken = 0
 
@@ -75,16 +73,11 @@ class Hub(LocalHub):
         if "/commit/" in call.path and self.overtaken:
             self.overtaken -= 1
             self.commit_by_hand("stories/train-00099-of-00100.parquet")
-        reply = super().respond(call)
-        if call.path == "/api/repos/create":
-            asked = call.json()
-            private = asked.get("private") or asked.get("visibility") == "private"  # clients say either
-            self.private[f"{asked['organization']}/{asked['name']}"] = private
-        elif call.method == "GET" and call.path.startswith("/api/datasets/"):
-            info = json.loads(reply.body)
-            if isinstance(info, dict) and "private" in info:
-                return Reply.of({**info, "private": self.private[info["id"]]}, headers=reply.headers)
-        return reply
+        return super().respond(call)
+
+    @property
+    def private(self):
+        return {name: repository.private for (_, name), repository in self._repositories.items()}
 
     def commit_by_hand(self, file):
         repository = self._repositories["dataset", "me/stories"]
@@ -213,7 +206,7 @@ def test_a_repository_with_other_data_is_refused_before_any_upload(hub, out, tmp
     (tmp_path / "foreign" / foreign).parent.mkdir(parents=True)
     (tmp_path / "foreign" / foreign).write_text("print()")
     hub.publish(tmp_path / "foreign", "me/stories")
-    hub.private["me/stories"] = True
+    hub._repositories["dataset", "me/stories"].private = True
     before = hub.files("me/stories")
     done = run(hub, PUSH, "push", out, "me/stories", "--quiet")
     assert done.returncode == 2

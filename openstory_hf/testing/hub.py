@@ -166,7 +166,9 @@ class LocalHub(LoggedServer):
         if (kind, name) in self._repositories:
             error = {"error": "You already created this repo"}
             return Reply.of({**answer, **error}, 409, {"X-Error-Message": error["error"]})
-        self._repositories[kind, name] = Repository(kind, name)
+        asked = call.json()
+        private = bool(asked.get("private")) or asked.get("visibility") == "private"  # clients say either
+        self._repositories[kind, name] = Repository(kind, name, private=private)
         return Reply.of(answer)
 
     @_route("DELETE", "/api/repos/delete", token=True)

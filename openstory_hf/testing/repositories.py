@@ -99,10 +99,10 @@ class Commit:
 
 
 class Repository:
-    """The versions of one repository, by branch, tag and oid."""
+    """The versions of one repository, by branch, tag and oid. That it is private is told, not enforced."""
 
-    def __init__(self, kind: str, name: str) -> None:
-        self.kind, self.name = kind, name
+    def __init__(self, kind: str, name: str, *, private: bool = False) -> None:
+        self.kind, self.name, self.private = kind, name, private
         attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in _LARGE_SUFFIXES)
         first = Commit.after(None, "initial commit", {".gitattributes": File.of(attributes.encode(), large=False)})
         self.branches, self.tags, self.commits = {"main": first}, dict[str, Commit](), {first.oid: first}
@@ -153,7 +153,7 @@ class Repository:
             "sha": commit.oid,
             "lastModified": commit.date,
             "createdAt": commit.date,
-            "private": False,
+            "private": self.private,
             "gated": False,
             "disabled": False,
             "tags": [],
