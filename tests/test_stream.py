@@ -37,7 +37,7 @@ def out(tmp_path_factory):
     return folder / "out"
 
 
-LEAN = ("frame_ids",)
+LEAN = ()
 
 
 def ids(rows):
