@@ -83,9 +83,10 @@ def load_stories(
             are cut: the first frame of each keeps its names.
         where: which stories to keep; decided without touching a picture.
         columns: the columns to give, all by default; fewer are faster. `story_id` and `draw` are always given.
-        shuffle: permute the stories, anew each epoch. True moves them within a window of 4 % of the dataset (8 to 128
-            MB of pictures) that slides over its permuted blocks, which suits any place. A number is that of the
-            blocks in the window. "full" permutes stories freely. Both suit local folders.
+        shuffle: permute the stories, anew each epoch. True reads up to 32 permuted blocks of the dataset at a time,
+            each from beginning to end, by turns that are drawn: batches as mixed as a full shuffle's, at most 128 MB
+            of pictures in memory, and frames that windows share come soon after each other. A number is that of the
+            blocks. "full" permutes the stories freely, which asks for a local folder. See `order`.
         seed: of the shuffle, of random frames and of `draw`.
         decode: give PIL images; otherwise {"bytes", "path"}, which the collators decode where the pixels are needed.
         revision: branch, tag or commit of a repository of the Hub.
@@ -144,7 +145,7 @@ class StoryStream(ElasticStream):
         span = int(self._selection.rows.max(initial=1))
         block_of_row = order.blocks(row_bytes, span, largest=not request.shuffle)
         self._block = block_of_row[self._selection.row]
-        self._window = order.window_of(row_bytes, block_of_row)
+        self._at_a_time = order.at_a_time(row_bytes, block_of_row)
         self._assembly = Assembly(
             table=self._selection.table,
             columns=request.columns,
@@ -183,9 +184,8 @@ class StoryStream(ElasticStream):
         request = self.request
         if not request.shuffle:
             return np.arange(len(self._selection))
-        window = self._window if request.shuffle is True else request.shuffle
-        window = len(self._selection) if window == "full" else int(window)
-        return order.shuffled(self._block, window, request.seed, epoch, lap)
+        width = {True: self._at_a_time, "full": 0}.get(request.shuffle, request.shuffle)
+        return order.shuffled(self._block, int(width), request.seed, epoch, lap)
 
     def _read(self, intervals: Intervals, epoch: int) -> Iterator[dict[str, Any]]:
         if not intervals:

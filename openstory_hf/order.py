@@ -1,9 +1,10 @@
 """The order of an epoch: a pure function of the table, the seed and the epoch.
 
-A full shuffle asks for rows from all over the files, which a network cannot give. So rows are cut into blocks of some
-hundred kilobytes to megabytes that are read in one request; the blocks are permuted over the whole table, and stories
-move within a window that slides over the permuted blocks. At any time one window of blocks is in memory, blocks
-enter and leave it one by one, and a resumed epoch has to read again just the window it stopped in.
+A full shuffle asks for rows from all over the files, which a network cannot give. So rows are cut into blocks of a few
+megabytes, each one request. The blocks are permuted over the whole table, and some of them are read at a time, each
+from its beginning to its end, by turns that are drawn. So the stories of a batch come from as many places as those of
+a full shuffle; windows that share frames come soon after each other, but not in one batch; a bounded number of blocks
+is in memory; and an epoch that is resumed reads what is left of them.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ ORDER_VERSION = 1
 
 BLOCKS = 1024
 BLOCK_BYTES = (1 << 20, 4 << 20)
-"""A table is cut into so many blocks, within these limits of size: smaller ones cost requests, larger ones memory."""
+BLOCK_ROWS = 16
+"""A table is cut into so many blocks, within these limits of size, and of at least so many rows: smaller ones cost
+requests, larger ones memory."""
 
 OVERHANG = 4
 """Windows that start in a block reach beyond it; blocks are at least so many times longer, to bound what is read
 twice."""
 
-WINDOW_SHARE = 0.04
-WINDOW_BYTES = (8 << 20, 128 << 20)
-"""The share of a table that is mixed at a time, within these limits: the memory of a reader, and what a resumed one
-reads again."""
+AT_A_TIME = 32
+AT_A_TIME_BYTES = 128 << 20
+"""Blocks that are read at a time: at most so many, of so many bytes in all, and a third of the table."""
+
+SMALL = 32 << 20
+"""A table of so few bytes is shuffled fully."""
 
 FAR, FEW = 0.32, 32
 """More than a few things are moved by this share of their number on average; 1/3 is what chance would give."""
@@ -48,28 +53,28 @@ def blocks(row_bytes: Ints, length: int, *, largest: bool = False) -> Ints:
     """
     total = int(row_bytes.sum())
     size = BLOCK_BYTES[1] if largest else min(max(total / BLOCKS, BLOCK_BYTES[0]), BLOCK_BYTES[1])
-    count = max(1, min(round(total / size), len(row_bytes) // max(1, OVERHANG * (length - 1))))
+    rows = max(BLOCK_ROWS, OVERHANG * (length - 1))
+    count = max(1, min(round(total / size), len(row_bytes) // rows))
     before = np.cumsum(row_bytes) - row_bytes
     cut: Ints = np.minimum(before * count // max(1, total), count - 1)
     # a row larger than a block leaves gaps
     return np.concatenate([[0], np.cumsum(np.diff(cut) > 0)]) if len(cut) else cut
 
 
-def window_of(row_bytes: Ints, block_of_row: Ints) -> int:
-    """How many blocks are mixed at a time."""
-    if not len(row_bytes):
-        return 1
-    total, count = int(row_bytes.sum()), int(block_of_row[-1]) + 1
-    size = min(max(total * WINDOW_SHARE, WINDOW_BYTES[0]), WINDOW_BYTES[1])
-    return max(1, round(size * count / max(1, total)))
+def at_a_time(row_bytes: Ints, block_of_row: Ints) -> int:
+    """How many blocks are read at a time; 0 for all of a small table."""
+    total, count = int(row_bytes.sum()), int(block_of_row.max(initial=-1)) + 1
+    if total <= SMALL:
+        return 0
+    return max(1, min(AT_A_TIME, AT_A_TIME_BYTES * count // total, count // 3))
 
 
-def shuffled(block: Ints, window: int, seed: int, epoch: int, lap: int = 0) -> Ints:
+def shuffled(block: Ints, width: int, seed: int, epoch: int, lap: int = 0) -> Ints:
     """The order of an epoch.
 
     Args:
         block: the block of each story, (S,).
-        window: blocks mixed at a time.
+        width: blocks read at a time, 0 for a full shuffle.
         seed: of the permutation.
         epoch: number of the epoch.
         lap: how often the stories were gone through within the epoch before.
@@ -78,11 +83,16 @@ def shuffled(block: Ints, window: int, seed: int, epoch: int, lap: int = 0) -> I
         a permutation of the stories, int64 (S,).
     """
     draw = np.random.default_rng([_SHUFFLE, seed, epoch, lap])
-    count = int(block.max(initial=-1)) + 1
-    if window >= count:
+    if not width:
         return _permutation(draw, len(block))
-    turn = _permutation(draw, count)[block]
-    return np.argsort(turn + window * draw.random(len(block)), kind="stable")
+    _, block = np.unique(block, return_inverse=True)  # filters can empty blocks
+    sizes = np.bincount(block)
+    by_block = np.argsort(block, kind="stable")
+    place = np.empty(len(block))
+    place[by_block] = np.arange(len(block)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    turn = _permutation(draw, len(sizes))
+    # a block begins at its turn, and its stories are spread over the next `width` turns, one in each equal part
+    return np.argsort(turn[block] + width * (place + draw.random(len(block))) / sizes[block], kind="stable")
 
 
 def _permutation(draw: np.random.Generator, count: int) -> Ints:

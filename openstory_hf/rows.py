@@ -22,7 +22,7 @@ LENGTH = 4
 """Bytes in front of a plain Parquet value that say how long it is."""
 
 THREADS = 4
-AHEAD = 3
+AHEAD = 2
 """Runs of rows fetched at once, and how many beyond those in use."""
 
 Place = Mapping[str, Any]

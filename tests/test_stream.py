@@ -361,42 +361,64 @@ def test_blocks_cover_the_rows_in_order_without_gaps(row_bytes, length):
     assert set(np.diff(block).tolist()) <= {0, 1}
 
 
-@given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
-def test_a_shuffle_is_a_permutation_within_a_sliding_window(stories, window, seed, epoch):
+@given(st.integers(1, 500), st.integers(0, 40), st.integers(0, 5), st.integers(0, 3))
+def test_a_shuffle_is_a_permutation_that_reads_few_blocks_at_a_time(stories, width, seed, epoch):
     block = np.sort(np.random.default_rng(seed).integers(0, 60, stories))
-    block = np.unique(block, return_inverse=True)[1]
-    found = order.shuffled(block, window, seed, epoch)
+    found = order.shuffled(block, width, seed, epoch)
     assert sorted(found.tolist()) == list(range(stories))
-    assert (found == order.shuffled(block, window, seed, epoch)).all()
-    # at no time are more than `window` blocks begun and not finished, plus the one that is just begun
+    assert (found == order.shuffled(block, width, seed, epoch)).all()
+    if not width:
+        return
+    # each block is read from its beginning to its end
+    for one in set(block.tolist()):
+        assert (np.diff(found[block[found] == one]) > 0).all()
+    # at no time are more blocks begun and not finished, but for the one whose turn is just over
     left = dict(zip(*np.unique(block, return_counts=True), strict=True))
     begun, most = set(), 0
     for number in found.tolist():
         begun.add(block[number])
+        most = max(most, len(begun))
         left[block[number]] -= 1
-        most = max(most, sum(1 for one in begun if left[one] >= 0))
         if left[block[number]] == 0:
             begun.discard(block[number])
-    assert most <= window + 1 or window >= block[-1] + 1
+    assert most <= width + 1
 
 
 def test_stories_move_far_and_within_the_stated_memory():
     row_bytes = np.full(20_000, 50_000)  # 1 GB in stories of 50 kB
     block = order.blocks(row_bytes, 1)
-    window = order.window_of(row_bytes, block)
-    assert window * row_bytes.sum() / (block[-1] + 1) <= order.WINDOW_BYTES[1]
-    first, second = (order.shuffled(block, window, 0, epoch) for epoch in (0, 1))
+    width = order.at_a_time(row_bytes, block)
+    assert width * row_bytes.sum() / (block[-1] + 1) <= order.AT_A_TIME_BYTES
+    first, second = (order.shuffled(block, width, 0, epoch) for epoch in (0, 1))
     assert (first != second).mean() > 0.99
     for found in (first, second):
         moved = np.abs(np.argsort(found) - np.arange(len(found)))
         assert moved.mean() >= 0.3 * len(found)
 
 
+def test_batches_are_as_mixed_as_those_of_a_full_shuffle():
+    row_bytes = np.full(3000, 130_000)  # 24 sequences of 125 frames
+    sequence = np.arange(3000) // 125
+    block = order.blocks(row_bytes, 5)
+
+    def spread(width):
+        batches = sequence[order.shuffled(block, width, 0, 0)][: 3000 // 16 * 16].reshape(-1, 16)
+        return np.mean([len(set(batch)) for batch in batches.tolist()])
+
+    assert spread(order.at_a_time(row_bytes, block)) > 0.97 * spread(0) > 11
+    assert spread(4) < 5
+
+
+def test_a_small_table_is_shuffled_fully():
+    row_bytes = np.full(100, 100_000)
+    assert order.at_a_time(row_bytes, order.blocks(row_bytes, 1)) == 0
+
+
 @pytest.mark.parametrize("blocks", [33, 40, 64, 200])
 def test_few_blocks_move_as_far_as_many(blocks):
     block = np.repeat(np.arange(blocks), 15)
     for epoch in range(50):
-        found = order.shuffled(block, max(1, blocks // 25), 0, epoch)
+        found = order.shuffled(block, max(1, blocks // 3), 0, epoch)
         assert np.abs(np.argsort(found) - np.arange(len(found))).mean() >= 0.3 * len(found)
 
 
