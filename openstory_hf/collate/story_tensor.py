@@ -222,7 +222,11 @@ class StoryTensorCollator:
 
     def draw(self, row: Row) -> Draws:
         """The random numbers of a story; they change with the epoch in rows of `load_stories`."""
-        numbers, frames = generator(row, self.seed), len(self._texts(row))
+        frames = len(self._texts(row))
+        cropped = self.resize == "random_crop" or (self.source is not None and self.source.resize == "random_crop")
+        if not (cropped or self.condition_dropout):  # nothing is drawn, and a generator takes its time
+            return Draws((0.0,) * (frames - self._first), ((0.5, 0.5),) * frames, ((0.5, 0.5),) * frames)
+        numbers = generator(row, self.seed)
         guidance = numbers.random(frames - self._first)
         crops, source_crops = (tuple((x, y) for x, y in numbers.random((frames, 2)).tolist()) for _ in range(2))
         return Draws(tuple(guidance.tolist()), crops, source_crops)
