@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--revision", help="branch, tag or commit of a repository")
     check.add_argument("--quiet", action="store_true", help="no progress bars")
     stats = verb("stats", _stats, "Count a built folder: the tables papers print, captions, characters.", "stats out")
-    stats.add_argument("dir", type=Path, help="built folder")
+    stats.add_argument("dir", help="built folder, user/repo or URL")
     stats.add_argument("--json", action="store_true", help="print JSON instead of tables")
     stats.add_argument("--plot", type=Path, metavar="FILE", help="also draw them (.png, .pdf or .svg)")
     explain = verb(

@@ -20,6 +20,8 @@ from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.fakes import RawWriter
 from openstory_hf.load import load_stories
 from openstory_hf.records import Frame, Picture, Sequence, Unit, Window
+from openstory_hf.rows import read_stories
+from openstory_hf.stats import collect
 from openstory_hf.testing import FileServer, LocalHub
 
 
@@ -151,6 +153,12 @@ def test_filters_and_light_columns_touch_no_picture(large):
         sent = sum(request.bytes for request in server.requests)
     assert paths == {"/manifest.json", "/index/stories-train.parquet"}
     assert sent < 0.05 * sum(path.stat().st_size for path in (large / "stories").iterdir())
+
+
+def test_statistics_and_a_few_stories_are_those_of_the_folder(out):
+    with FileServer(out) as server:
+        assert collect(server.url).as_dict() == collect(out).as_dict()
+        assert read_stories(server.url, number=3) == read_stories(out, number=3)
 
 
 def test_the_memory_of_a_shuffled_reader_is_a_window_of_blocks(large):
