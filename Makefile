@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 # All environments are installed under the constraints, so that every machine has the same packages.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: quickstart test lint format docs clean
+.PHONY: quickstart test lint format docs bench clean
 
-quickstart: $(VENV)/.test-installed
+quickstart: $(VENV)/.demo-installed
 	$(BIN)/openstory quickstart --dir quickstart
 
 test: $(VENV)/.test-installed
@@ -22,6 +22,12 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The tables of docs/performance.md: an hour, and 15 GB in build/. BENCH=--quick tries it in some minutes.
+bench: $(VENV)/.bench-installed
+	mkdir -p build/bench
+	$(BIN)/python -m benchmarks.loading $(BENCH) --markdown build/bench/loading.md
+	$(BIN)/python -m benchmarks.flintstones_build $(BENCH) --markdown build/bench/flintstones_build.md
+
 docs: $(VENV)/.test-installed
 	$(BIN)/python scripts/api_reference.py
 
@@ -29,12 +35,22 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; make PYTHON=python3.x chooses one")'
 	$(PYTHON) -m venv $(VENV)
 
+$(VENV)/.demo-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
 $(VENV)/.test-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test]'
 	@touch $@
 
 $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test,dev]'
+	@touch $@
+
+# mosaicml-streaming asks for older releases than this package, and for the clients of all clouds, but works without
+$(VENV)/.bench-installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[bench]'
+	$(PIP) --no-deps mosaicml-streaming
 	@touch $@
 
 clean:

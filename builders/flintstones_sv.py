@@ -152,10 +152,12 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
     release = raw.once(Release)
     clips, starts = unit.data["clips"], set(unit.data["starts"])
     windows, rejects = [], []
-    for at, clip in enumerate(clips[: 1 - LENGTH]):
-        if clip not in starts:
-            continue
-        if reason := release.clips.contradiction(clip, clips[at + 1 : at + LENGTH], "ids"):
+    for at, clip in enumerate(clips):
+        followers, cached = clips[at + 1 : at + LENGTH], release.clips.following.get(clip, ())
+        if clip not in starts or (len(followers) < LENGTH - 1 and len(cached) <= len(followers)):
+            continue  # the last clips of an episode start no story
+        short = f"the cache says the story goes on with {list(cached)}, the release has only {followers}"
+        if reason := short if len(followers) < LENGTH - 1 else release.clips.contradiction(clip, followers, "ids"):
             stories = (f"flintstones_sv/{clip}",)
             rejects.append(Reject(reason, record=clip, file=release.clips.cache_file, stories=stories))
         else:

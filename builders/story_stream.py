@@ -30,7 +30,7 @@ from openstory_hf.fakes import RawWriter, scene
 from openstory_hf.forms.keyframes import keyframe, seconds
 from openstory_hf.forms.packed import KeyedPictures, find_texts, is_hidden
 from openstory_hf.info import Info, Option, Split
-from openstory_hf.raw import Raw
+from openstory_hf.raw import Raw, parse_json
 from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window
 
 INFO = Info(
@@ -174,7 +174,7 @@ class Release:
 
     def parse(self, story_id: str, file: str, text: bytes) -> tuple[list[str], Sequence]:
         """The pictures and the story of one line; raises ValueError if it is none."""
-        record = json.loads(text.decode("utf-8-sig"))
+        record = parse_json(text.decode("utf-8-sig"))
         fields = record if isinstance(record, dict) else {}
         images, captions = fields.pop("images", None) or fields.pop("image", None), fields.pop("captions", None)
         if not isinstance(images, list) or not isinstance(captions, list):

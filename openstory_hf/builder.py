@@ -17,15 +17,15 @@ from openstory_hf.errors import BuildError, OpenStoryError, SourceError, UsageEr
 from openstory_hf.fakes import RawWriter
 from openstory_hf.info import Info
 from openstory_hf.raw import Raw
-from openstory_hf.records import Frame, Reject, Sequence, Unit, Window
+from openstory_hf.records import Reject, Sequence, Unit, Window
 from openstory_hf.references import POLICIES, rewrite
-from openstory_hf.schema import SCHEMA_VERSION, TABLES, StoredFrame, frame_row, store, story_row
+from openstory_hf.schema import SCHEMA_VERSION, TABLES, StoredFrame, check_sequence, frame_row, store, story_row
 
 OnError = Literal["raise", "quarantine"]
 OnReject = Callable[[Reject], None]
 
 DEFAULT_POLICY = "grammatical"
-_MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError)
+_MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 
 
 def stop_at(reject: Reject) -> None:
@@ -229,7 +229,7 @@ def _sequences(
         except Reject as reject:
             return refuse(reject)
         except _MALFORMED as error:
-            return refuse(_unexpected(error, unit.unit_id))
+            return refuse(_unexpected(error, unit.unit_id, unit.data.get("file", "")))
         if item is None:
             return
         if isinstance(item, Reject):
@@ -237,6 +237,12 @@ def _sequences(
             continue
         for known in item.rejects:
             refuse(known)
+        try:
+            check_sequence(item)
+        except Reject as reject:
+            reject.stories = tuple(f"{dataset_name(builder)}/{window.story_id}" for window in item.windows)
+            refuse(reject)
+            continue
         yield item
 
 
@@ -253,7 +259,7 @@ def _sequence_rows(
     done = 0
     for position, frame_id in enumerate(sequence.frame_ids):
         try:
-            stored = store(_read(sequence, frame_id))
+            stored = _stored(sequence, frame_id)
         except Reject as reject:
             tally.frames_rejected += 1
             hit = [w for w in windows if w.start <= position < w.stop and w not in lost]
@@ -294,19 +300,20 @@ def _story(
     return story_row(dataset_name(builder), sequence, window, frames, rewritten)
 
 
-def _read(sequence: Sequence, frame_id: str) -> Frame:
+def _stored(sequence: Sequence, frame_id: str) -> StoredFrame:
     try:
-        return sequence.read(frame_id)
+        return store(sequence.read(frame_id))
     except OpenStoryError:
         raise
     except _MALFORMED as error:
         raise _unexpected(error, frame_id) from error
 
 
-def _unexpected(error: Exception, record: str) -> Reject:
+def _unexpected(error: Exception, record: str, file: str = "") -> Reject:
     return Reject(
         f"the record does not have the published form: {reason_of(error)}",
         record=record,
+        file=file,
         hint="If the release is as published, please report this as a bug of its builder",
     )
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openstory_hf.build import MANIFEST
-from openstory_hf.errors import OutputError, UsageError
-from openstory_hf.index import index_file
+from openstory_hf.errors import OutputError, UsageError, reason_of
+from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
-from openstory_hf.schema import SCHEMA_VERSION
+from openstory_hf.schema import SCHEMA_VERSION, TABLES
 from openstory_hf.storage import Storage
 
 WHOLE_INDEX = 16 << 20
@@ -50,7 +51,7 @@ class BuiltFolder:
                 f"{self.path} holds no {MANIFEST}. Give the --out folder of a finished `openstory build`, or a "
                 "repository made of one"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OutputError(f"{self.path}/{MANIFEST} is not JSON: {error}. Build the folder again") from None
         if not isinstance(manifest, dict) or "schema_version" not in manifest:
             raise OutputError(
@@ -63,6 +64,13 @@ class BuiltFolder:
                 f"{self.path} has schema version {version}, this package reads {SCHEMA_VERSION}. "
                 f"Install openstory_hf {manifest.get('openstory_hf')}, or build the folder again"
             )
+
+        try:
+            _check_shape(manifest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise OutputError(
+                f"{self.path}/{MANIFEST} is damaged: {reason_of(error)}. Fetch it again, or build the folder again"
+            ) from None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,6 +111,30 @@ class BuiltFolder:
         return tuple(Character(**{**c, "aliases": tuple(c["aliases"])}) for c in self.manifest["characters"])
 
 
+def _check_shape(manifest: Mapping[str, Any]) -> None:
+    """Make sure that what is read of a manifest is there and of its kind, and names no file outside the folder."""
+    for file, facts in [*manifest["files"].items(), *manifest["index"].items()]:
+        parts = PurePosixPath(file).parts
+        if len(parts) != 2 or ".." in parts or "\\" in file or ":" in file or file.startswith("/"):
+            raise ValueError(f"{file!r} is not the name of a table's file")
+        numbers = [facts["rows"], facts["bytes"], *([facts["row_groups"]] if file in manifest["files"] else [])]
+        if not all(isinstance(number, int) and number >= 0 for number in numbers):
+            raise ValueError(f"{file} has {numbers} rows, bytes and row groups")
+        if not isinstance(facts["sha256"], str):
+            raise ValueError(f"{file} has no SHA-256")
+        table, _, rest = file.partition("/")
+        if file in manifest["files"] and index_file(table, rest.split("-")[0]) not in manifest["index"]:
+            raise ValueError(f"it names no index for {file}")
+    if not manifest["splits"]:
+        raise ValueError("it has no splits")
+    for split, counts in manifest["splits"].items():
+        for table in TABLES:
+            if not all(isinstance(counts[table][name], int) for name in ("seen", "written", "rejected")):
+                raise ValueError(f"the counts of {split} are not numbers")
+    for character in manifest["characters"]:
+        Character(**{**character, "aliases": tuple(character["aliases"])})
+
+
 class Index:
     """The index of a table and split; see `openstory_hf.index`. Safe to use from several threads.
 
@@ -124,6 +156,8 @@ class Index:
             metadata = self._file.metadata
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from None
+        if self._file.schema_arrow.names != index_schema(TABLES[table]).names:
+            raise self.damaged("its columns are not those of an index")
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._first = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
 
@@ -137,6 +171,10 @@ class Index:
             except FileNotFoundError:
                 raise OutputError(f"{self.folder.path}/{self._name} is missing. Push or build again") from None
         return storage.open(self._name)
+
+    def damaged(self, reason: str) -> OutputError:
+        """The error for an index that cannot be what was written."""
+        return self._unreadable(ValueError(reason))
 
     def _unreadable(self, error: Exception) -> OutputError:
         hint = f"`openstory check {self.folder.path}` finds what is damaged"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from openstory_hf.errors import reason_of
 
@@ -45,19 +45,39 @@ def check(data: bytes) -> tuple[int, int]:
 
 def _decoded_size(data: bytes) -> tuple[int, int]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            width, height = image.size
-            if image.getexif():
-                width, height = ImageOps.exif_transpose(image).size  # which decodes the picture
-            else:
-                image.draft(None, (max(1, width // 8), max(1, height // 8)))
-                image.load()
-            Image.open(io.BytesIO(data)).verify()
+        image = open_bounded(data)
+        width, height = image.size
+        if image.getexif():
+            width, height = ImageOps.exif_transpose(image).size  # which decodes the picture
+        else:
+            image.draft(None, (max(1, width // 8), max(1, height // 8)))
+            image.load()
+        open_bounded(data).verify()
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise UndecodableError(reason_of(error)) from None
     return height, width
+
+
+def open_bounded(data: bytes) -> Image.Image:
+    """A picture of which no more than the header is decoded; too many pixels are an error, and never a warning.
+
+    Raises:
+        Exception: of any kind, as Pillow's readers do.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # beyond Image.MAX_IMAGE_PIXELS
+        return Image.open(io.BytesIO(data))
+
+
+def seen_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of a picture as a reader will see it, turned as its EXIF says; from its header alone.
+
+    Raises:
+        Exception: as `open_bounded`.
+    """
+    image = open_bounded(data)
+    lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.width, image.height) if lies else (image.height, image.width)
 
 
 def is_plain_jpeg(data: bytes) -> bool:

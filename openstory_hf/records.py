@@ -69,7 +69,7 @@ def box_from_corners(corners: Iterable[float], *, scale: tuple[float, float], si
     """
     try:
         x1, y1, x2, y2 = (float(value) for value in corners)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Reject(f"the box {corners!r} is not four numbers x1, y1, x2, y2") from None
     if not all(map(isfinite, (x1, y1, x2, y2))):
         raise Reject(f"the box {[x1, y1, x2, y2]} (x1, y1, x2, y2) is not finite")

@@ -47,6 +47,7 @@ class RowReader:
         if found is None:
             table, inside = self.index.find(row, self._columns)
             found = {name: column[inside].as_py() for name, column in zip(self._columns, table.columns, strict=True)}
+            _check_places(self.index, found)
             self._kept[row] = found
             if len(self._kept) > KEPT_ROWS:
                 self._kept.popitem(last=False)
@@ -163,6 +164,20 @@ class FetchedPictures:
                 ends[file] = min(start, first), max(stop, last)
         storage, files = self._index.folder.storage, self._index.files
         return [(file, start, storage.range(files[file], start, stop)) for file, (start, stop) in ends.items()]
+
+
+def _check_places(index: Index, row: Mapping[str, Any]) -> None:
+    """Make sure that the places in a row of an index are places at all.
+
+    Raises:
+        OutputError: if the index is not one that was written with its files.
+    """
+    pictures = row.get("pictures", [])
+    sound = pictures is not None and all(
+        place is None or ((place["offset"] or 0) >= LENGTH and (place["size"] or 0) > 0) for place in pictures
+    )
+    if not sound or not 0 <= row.get("file", 0) < len(index.files):
+        raise index.damaged("a picture has no place in the files")
 
 
 def _names(index: Index) -> list[str]:

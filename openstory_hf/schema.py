@@ -19,9 +19,12 @@ from datasets import Features, Image, List, Value
 from numpy.typing import NDArray
 
 from openstory_hf import masks, pictures
+from openstory_hf.errors import reason_of
 from openstory_hf.records import Frame, Instance, Picture, Reject, Window, check_text
 from openstory_hf.records import Sequence as StorySequence
 from openstory_hf.references import Rewritten
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 SCHEMA_VERSION = "2"
 """Changes whenever the columns, their meaning or the files beside them change."""
@@ -111,8 +114,12 @@ def store(frame: Frame) -> StoredFrame:
     """Check a frame and bring it into column form.
 
     Raises:
-        Reject: for a caption that is not text, a picture that does not decode, a mask or box that does not fit.
+        Reject: for a caption that is not text, a picture that does not decode, a mask or box that does not fit,
+            a score that is no number, a name that is not text, extras that are not JSON.
     """
+    for name in (frame.frame_id, frame.file, *(picture.path for picture in frame.pictures)):
+        check_text(name, name="name", record=frame.frame_id, file=frame.file)
+    _check_extras(frame.extras, record=frame.frame_id, file=frame.file)
     check_text(frame.caption, name="caption", record=frame.frame_id, file=frame.file)
     check_text(frame.setting, name="setting", record=frame.frame_id, file=frame.file)
     for label in frame.characters:
@@ -125,6 +132,25 @@ def store(frame: Frame) -> StoredFrame:
         images.append(None if data is None else {"bytes": data, "path": picture.path})
         instances.append([_instance(item, size, frame) for item in picture.instances])
     return StoredFrame(frame=frame, images=tuple(images), instances=tuple(instances))
+
+
+def check_sequence(sequence: StorySequence) -> None:
+    """Make sure that what rows say of the sequence as a whole can be stored.
+
+    Raises:
+        Reject: for a name that is not text, and extras that are not JSON.
+    """
+    ids = (window.story_id for window in sequence.windows)
+    for name in (sequence.sequence_id, sequence.file, sequence.language, sequence.license, *ids):
+        check_text(name, name="name", record=sequence.sequence_id, file=sequence.file)
+    _check_extras(sequence.extras, record=sequence.sequence_id, file=sequence.file)
+
+
+def _check_extras(value: Mapping[str, Any], *, record: str, file: str) -> None:
+    try:
+        _extras(value)
+    except (TypeError, ValueError, RecursionError) as error:  # bytes, NaN, a thousand lists in each other
+        raise Reject(f"what else is said about it is not JSON: {reason_of(error)}", record=record, file=file) from None
 
 
 def _encoded(picture: Picture, frame: Frame) -> tuple[bytes | None, tuple[int, int] | None]:
@@ -158,8 +184,15 @@ def _instance(item: Instance, size: tuple[int, int] | None, frame: Frame) -> dic
         "character": item.character,
         "bbox": bbox,
         "segmentation": segmentation,
-        "score": None if item.score is None else _single(item.score),
+        "score": None if item.score is None else _score(item, frame),
     }
+
+
+def _score(item: Instance, frame: Frame) -> float:
+    score = item.score
+    if not isinstance(score, int | float) or not abs(score) <= _LARGEST:
+        raise _refuse(frame, f"the score {str(score)[:40]} of {item.label!r} is not a number that can be stored")
+    return _single(score)
 
 
 def _mask_size(mask: NDArray[np.bool_] | masks.RLE) -> tuple[int, int]:
@@ -178,9 +211,9 @@ def _refuse(frame: Frame, reason: str, hint: str = "") -> Reject:
 def _extras(value: Mapping[str, Any]) -> str:
     if not value:
         return ""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False)
     if not _is_text(text):  # a lone surrogate, which JSON can spell and UTF-8 cannot
-        text = json.dumps(value, sort_keys=True)
+        text = json.dumps(value, sort_keys=True, allow_nan=False)
     return text
 
 

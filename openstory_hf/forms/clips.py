@@ -113,7 +113,7 @@ class Clips:
     def _instances(
         self, mask: str, size: tuple[int, int], segments: Sequence[Mapping[str, Any]], cast: Collection[str]
     ) -> Iterator[Instance]:
-        combined = self.raw.npy(f"{self.masks}/{mask}") if self.masks and segments else None
+        combined = self._mask(f"{self.masks}/{mask}") if self.masks and segments else None
         for segment in segments:
             word = segment["word"].strip()
             yield Instance(
@@ -122,6 +122,14 @@ class Clips:
                 bbox=box_from_corners(segment["bbox"], scale=(size[1] / BOX_SCALE, size[0] / BOX_SCALE), size=size),
                 mask=None if combined is None else combined == int(segment["id"]),
             )
+
+    def _mask(self, file: str) -> NDArray[Any]:
+        values = self.raw.npy(file)
+        whole = values.dtype.kind in "biu" or (values.dtype.kind == "f" and bool((values == np.rint(values)).all()))
+        if values.ndim != 2 or not whole:
+            what = f"{values.dtype} values in the shape {values.shape}"
+            raise Reject(f"{what} where whole numbers are expected in two dimensions", file=file)
+        return values
 
 
 def open_package(raw: Raw, *forms: type[_Form]) -> _Form:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from openstory_hf.fakes import RawWriter
-from openstory_hf.raw import Raw
+from openstory_hf.raw import Raw, parse_json
 from openstory_hf.records import Reject
 
 PICTURES = ("jpg", "jpeg", "image", "webp")
@@ -90,7 +90,7 @@ class KeyedSamples:
         if "json" not in sample:
             sample["json"] = {name: sample.pop(name) for name in facts if name in sample}
         elif isinstance(sample["json"], str | bytes):
-            sample["json"] = json.loads(sample["json"])
+            sample["json"] = parse_json(sample["json"])
         return sample
 
     def _counts(self, file: str) -> tuple[int, ...]:

@@ -8,7 +8,18 @@ from openstory_hf.raw.pickles import NUMPY_GLOBALS
 from openstory_hf.raw.records import JsonGroups, JsonRecords
 from openstory_hf.raw.release import MAX_MEMBER_BYTES, Raw
 from openstory_hf.raw.samples import Samples
+from openstory_hf.raw.strict import parse_json
 from openstory_hf.raw.tables import Table
 from openstory_hf.raw.tars import Tar
 
-__all__ = ["MAX_MEMBER_BYTES", "NUMPY_GLOBALS", "JsonGroups", "JsonRecords", "Raw", "Samples", "Table", "Tar"]
+__all__ = [
+    "MAX_MEMBER_BYTES",
+    "NUMPY_GLOBALS",
+    "JsonGroups",
+    "JsonRecords",
+    "Raw",
+    "Samples",
+    "Table",
+    "Tar",
+    "parse_json",
+]

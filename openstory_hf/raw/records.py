@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from openstory_hf.raw.refusing import refusing
+from openstory_hf.raw.strict import parse_json
 from openstory_hf.records import Reject
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class JsonRecords(Mapping[str, Any]):
         if record_id in self._repeated:
             raise Reject("two entries have this id", record=record_id, file=self.name)
         with refusing("not valid JSON", self.name):
-            return json.loads(self._bytes[start:stop].decode("utf-8"))
+            return parse_json(self._bytes[start:stop].decode("utf-8"))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
@@ -80,7 +81,7 @@ class JsonGroups(Mapping[str, list[Any]]):
         spans = self._spans[group]
         with refusing("not valid JSON", self.name):
             return [
-                _unwrapped(json.loads(self._bytes[start:stop].decode("utf-8")))
+                _unwrapped(parse_json(self._bytes[start:stop].decode("utf-8")))
                 for start, stop in zip(spans[::2], spans[1::2], strict=True)
             ]
 

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from openstory_hf.errors import SourceError
 from openstory_hf.masks import read_labels
-from openstory_hf.pictures import check, decode
+from openstory_hf.pictures import check, decode, seen_size
 from openstory_hf.raw.arrays import npy_header, read_npy
 from openstory_hf.raw.pickles import NUMPY_GLOBALS, unpickle
 from openstory_hf.raw.records import JsonGroups, JsonRecords
 from openstory_hf.raw.refusing import DAMAGED, refusing
 from openstory_hf.raw.samples import Samples
+from openstory_hf.raw.strict import parse_json
 from openstory_hf.raw.tables import Table
 from openstory_hf.raw.tars import Tar
 from openstory_hf.records import Reject
@@ -62,6 +61,7 @@ class Raw:
         self.root = "" if top == "." else top
         self._zip: zipfile.ZipFile | None = None
         self._names: dict[str, int] | None = None
+        self._twice: set[str] = set()
         self._pid = os.getpid()
         self._memo: dict[Callable[[Raw], Any], Any] = {}
         if self.path.is_dir():
@@ -108,7 +108,9 @@ class Raw:
         if self._names is None:
             prefix = f"{self.root}/" if self.root else ""
             found = self._members() if self.is_zip else _files(self.path / self.root, prefix)
-            self._names = dict(sorted((name[len(prefix) :], size) for name, size in found if name.startswith(prefix)))
+            ours = sorted((name[len(prefix) :], size) for name, size in found if name.startswith(prefix))
+            self._names = dict(ours)
+            self._twice = {name for (name, _), (following, _) in pairwise(ours) if name == following}
         return self._names
 
     def _members(self) -> Iterator[tuple[str, int]]:
@@ -199,13 +201,15 @@ class Raw:
             limit: the most bytes it may unpack to; `MAX_MEMBER_BYTES` unless the caller never holds it as a whole.
 
         Raises:
-            Reject: if it is missing, too large, or its name leaves the release.
+            Reject: if it is missing, too large, there twice, or its name leaves the release.
         """
         inside, size = self._inside(name), self._size(name)
         if size is None:
             raise Reject("the file is missing", file=name, hint="Complete the raw release")
         if size > (limit or MAX_MEMBER_BYTES):
             raise Reject(f"{size:,} bytes unpacked, more than any file of a release should have", file=name)
+        if _relative(name) in self._twice:
+            raise Reject("two members of the zip have this name", file=name, hint=DAMAGED)
         with refusing("the file cannot be opened", name):
             return self._archive().open(inside) if self.is_zip else (self.path / inside).open("rb")
 
@@ -256,7 +260,7 @@ class Raw:
             Reject: if it is missing or not JSON, with the line.
         """
         with refusing("not valid JSON", name):
-            return json.loads(self.text(name))
+            return parse_json(self.text(name))
 
     def records(self, name: str, key: str = "") -> JsonRecords:
         """A large JSON array or object, indexed by id without being held in memory; see `JsonRecords`."""
@@ -296,17 +300,17 @@ class Raw:
             Reject: if it is not a whole picture of mode P or L.
         """
         with refusing("not a label picture", name):
+            seen_size(data)  # refuses too many pixels
             return read_labels(data)
 
     def picture_size(self, data: bytes, name: str) -> tuple[int, int]:
-        """(height, width) of an encoded picture, from its header alone.
+        """(height, width) of an encoded picture as a reader will see it, from its header alone.
 
         Raises:
             Reject: if it is not a picture.
         """
         with refusing("not a picture", name):
-            image = Image.open(io.BytesIO(data))
-            return image.height, image.width
+            return seen_size(data)
 
     def pickle(self, name: str, allow: frozenset[tuple[str, str]] = frozenset()) -> Any:
         """A pickled file of plain containers, plus the globals in `allow` (at most `NUMPY_GLOBALS`).

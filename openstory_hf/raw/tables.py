@@ -94,7 +94,7 @@ class Table:
 
 class _Parquet:
     def __init__(self, content: Any) -> None:
-        self.file = pq.ParquetFile(pa.BufferReader(content))
+        self.file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         self.schema = self.file.schema_arrow
         self.groups = [self.file.metadata.row_group(at).num_rows for at in range(self.file.num_row_groups)]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import tarfile
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from openstory_hf.raw.refusing import refusing
 from openstory_hf.records import Reject
 
 if TYPE_CHECKING:
     from openstory_hf.raw.release import Raw
+
+_CHUNK = 1 << 20
 
 MAX_TAR_MEMBER_BYTES = 256 << 20
 """The most a member may hold; pictures and texts are far smaller."""
@@ -22,14 +25,22 @@ MAX_TAR_BYTES = 1 << 40
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose absence is an error: `tarfile` takes an archive cut behind its first member for a whole one."""
+    """A header whose absence or damage is an error: behind the first member `tarfile` takes both for the end.
+
+    A negative size would lead it in a circle.
+    """
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
         try:
-            return super().fromtarfile(archive)
+            header = super().fromtarfile(archive)
         except (tarfile.TruncatedHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]
             raise EOFError("the archive ends without its end mark") from None
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            raise ValueError(f"a damaged header at byte {archive.offset:,}: {error}") from None
+        if header.size < 0:
+            raise ValueError(f"{header.name} has a negative size")
+        return header
 
 
 class Tar:
@@ -57,13 +68,16 @@ class Tar:
         """
         with (
             refusing("not a readable tar", self.name),
-            self.raw.open(self.name, limit=MAX_TAR_BYTES) as stream,
+            self.raw.open(self.name, limit=MAX_TAR_BYTES) as packed,
+            _checked(packed) as stream,
             tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar,
         ):
             for member in self._regular(tar):
                 content = tar.extractfile(member)
                 if content is not None:
                     yield _tidy(member.name), _whole(content.read(member.size), member.size, member.name)
+            while stream.read(_CHUNK):
+                pass  # the checksum of a gzip is behind its last byte
 
     def gather(
         self, groups: Mapping[str, Collection[str]], key: Callable[[str], str], limit: int
@@ -165,6 +179,13 @@ class Tar:
             if member.size > MAX_TAR_MEMBER_BYTES:
                 raise Reject(f"the member {member.name} holds {member.size:,} bytes, too many", file=self.name)
             yield member
+
+
+def _checked(stream: IO[bytes]) -> IO[bytes]:
+    """The stream, unpacked if it is a gzip: `tarfile` unpacks one without looking at its checksum."""
+    start = stream.read(2)
+    stream.seek(0)
+    return cast(IO[bytes], gzip.GzipFile(fileobj=stream)) if start == b"\x1f\x8b" else stream
 
 
 def _tidy(name: str) -> str:
