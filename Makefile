@@ -47,10 +47,13 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[test,dev]'
 	@touch $@
 
-# mosaicml-streaming asks for older releases than this package, and for the clients of all clouds, but works without
+# What these ask for in all (older releases than this package, CUDA, the clients of all clouds) cannot be had together;
+# this is what they import when they read local files.
+CONTENDERS := mosaicml-streaming brotli python-snappy cramjam zstd catalogue xattr cffi pycparser \
+  litdata lightning-utilities obstore tifffile boto3 botocore s3transfer jmespath
 $(VENV)/.bench-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[bench]'
-	$(PIP) --no-deps mosaicml-streaming
+	$(PIP) --no-deps $(CONTENDERS)
 	@touch $@
 
 clean:
