@@ -30,7 +30,7 @@ _LARGEST = 64 << 20
 
 
 class Cache:
-    """Pixels of the pictures decoded last, for windows that share their frames.
+    """Pixels made last, for windows that share their frames.
 
     Args:
         size: bytes of pixels to keep.
@@ -41,20 +41,17 @@ class Cache:
         self._kept: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def rgb(self, value: Mapping[str, Any] | Image.Image) -> NDArray[np.uint8]:
-        """As `rgb`; the pixels are not to be changed. Only pictures that know their place (`Stored`) are kept."""
-        place = value.place if isinstance(value, Stored) else None
-        if place is None:
-            return rgb(value)
+    def get(self, key: Hashable, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The pixels that are kept under a key, or those that `make` gives, which are kept then; not to be changed."""
         with self._lock:
-            found = self._kept.get(place)
+            found = self._kept.get(key)
             if found is not None:
-                self._kept.move_to_end(place)
+                self._kept.move_to_end(key)
                 return found
-        found = rgb(value)
+        found = make()
         with self._lock:
-            if place not in self._kept:
-                self._kept[place] = found
+            if key not in self._kept:
+                self._kept[key] = found
                 self._held += found.nbytes
             while self._held > self._size:
                 self._held -= self._kept.popitem(last=False)[1].nbytes
@@ -65,6 +62,11 @@ class Cache:
 def shared_cache(size: int, pid: int) -> Cache:
     """The cache of a process, one for each size; a forked process makes its own."""
     return Cache(size)
+
+
+def place_of(value: Mapping[str, Any] | Image.Image) -> Hashable:
+    """What tells a stored picture from all others; None if that is not known."""
+    return value.place if isinstance(value, Stored) else None
 
 
 class Stored(dict[str, Any]):
