@@ -25,6 +25,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_RGB8 = b"\x08\x02\x00\x00\x00"
 """Bit depth 8, colour type RGB, deflate, standard filters, not interlaced: what follows the size in a PNG's header."""
 
+_IHDR = 33
+"""Where the chunks behind a PNG's header begin."""
+
 _LARGEST = 64 << 20
 """Pixels of a picture beyond which Pillow and its limits decide."""
 
@@ -108,7 +111,11 @@ def _is_plain_png(data: bytes) -> bool:
     """Whether the bytes are a PNG of 8-bit RGB without orientation and transparent colour, of a usual size."""
     if data[24:29] != _PNG_RGB8 or int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") > _LARGEST:
         return False
-    at = len(_PNG)
+    at = _IHDR
+    if data[at + 4 : at + 8] == b"IDAT":  # nothing but pixels, as our own are: no need to look at every chunk
+        pixels = int.from_bytes(data[at : at + 4], "big")
+        if at + 12 + pixels + 12 == len(data):
+            return True
     while at < len(data):
         if data[at + 4 : at + 8] in (b"eXIf", b"tRNS"):
             return False

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openstory_hf.decoders import Stored
 from openstory_hf.errors import OutputError, UsageError
@@ -26,9 +29,12 @@ ROWS_AHEAD = 16
 LENGTH = 4
 """Bytes in front of a plain Parquet value that say how long it is."""
 
+GROUPS = 64
+"""Row groups of which it is remembered where their pictures lie."""
+
 THREADS = 4
 AHEAD = 2
-"""Runs of rows fetched at once, and how many beyond those in use."""
+"""Runs of rows fetched at once, and how many beyond those in use; one at first."""
 
 Place = Mapping[str, Any]
 
@@ -111,6 +117,7 @@ class MappedPictures:
     ) -> None:
         self._index = index
         self._names = _names(index)
+        self._extents = Extents(index)
         self._runs = runs or {}
         self._coming = iter(order if runs else ())
         self._waiting: set[int] = set()
@@ -123,7 +130,7 @@ class MappedPictures:
         self._entered.add(run)
         self._waiting.discard(run)
         while len(self._waiting) < AHEAD and (coming := next(self._coming, None)) is not None:
-            for file, (start, stop) in _ends(self._index, self._runs[coming]).items():
+            for file, (start, stop) in self._extents.of(*self._runs[coming]).items():
                 self._index.folder.storage.will_need(self._index.files[file], start, stop)
             self._waiting |= {coming} - self._entered
 
@@ -151,12 +158,14 @@ class FetchedPictures:
     def __init__(self, index: Index, runs: Mapping[int, tuple[int, int]], order: Sequence[int]) -> None:
         self._index = index
         self._names = _names(index)
+        self._extents = Extents(index)
         self._runs = runs
         self._coming = iter(order)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="openstory-fetch")
         self._sent: dict[int, Future[list[tuple[int, int, bytes]]]] = {}
         self._waiting: set[int] = set()
         self._entered: dict[int, list[tuple[int, int, bytes]]] = {}
+        self._begun = 0
 
     def enter(self, run: int) -> None:
         """Wait for the pictures of a run, and send for those of later ones.
@@ -166,7 +175,9 @@ class FetchedPictures:
         """
         if run in self._entered:
             return
-        while run not in self._sent or len(self._waiting) <= AHEAD:
+        ahead = min(AHEAD, 1 + self._begun)  # who wants but a few stories does not wait for those behind them
+        self._begun += 1
+        while run not in self._sent or len(self._waiting) <= ahead:
             coming = next(self._coming, None)
             if coming is None:
                 break
@@ -191,31 +202,47 @@ class FetchedPictures:
     def _fetch(self, run: int) -> list[tuple[int, int, bytes]]:
         """The bytes from the first picture of the run to the last, in each file: (file, offset, bytes)."""
         storage, files = self._index.folder.storage, self._index.files
-        ends = _ends(self._index, self._runs[run])
-        return [(file, start, storage.range(files[file], start, stop)) for file, (start, stop) in ends.items()]
+        extents = self._extents.of(*self._runs[run])
+        return [(file, start, storage.range(files[file], start, stop)) for file, (start, stop) in extents.items()]
 
 
-def _ends(index: Index, rows: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Where the pictures of rows [first, last) begin and end in each file, with the lengths in front of them."""
-    ends: dict[int, tuple[int, int]] = {}
-    row, stop = rows
-    while row < stop:
-        table, inside = index.find(row, PLACES)
-        part = table.slice(inside, stop - row)
-        row += len(part)
-        pictures = part.column("pictures").combine_chunks()
-        flat = pictures.flatten()
-        offsets, sizes = (flat.field(name).fill_null(0).to_numpy() for name in ("offset", "size"))
-        there = offsets > 0
-        of_rows = part.column("file").to_numpy()
-        files = np.repeat(of_rows, pictures.value_lengths().to_numpy())[there]
-        first, last = offsets[there] - LENGTH, offsets[there] + sizes[there]
-        for file in np.unique(of_rows).tolist():
-            mine = files == file
-            if mine.any():
-                low, high = ends.get(file, (int(first[mine][0]), 0))
-                ends[file] = min(low, int(first[mine].min())), max(high, int(last[mine].max()))
-    return ends
+class Extents:
+    """Where the pictures of rows lie in their files, without a look at each picture.
+
+    Args:
+        index: of the table and split.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._of_group = lru_cache(GROUPS)(self._whole)
+
+    def of(self, first: int, stop: int) -> dict[int, tuple[int, int]]:
+        """From the first picture of rows [first, stop) to the last, lengths in front included: file -> bytes."""
+        found: dict[int, tuple[int, int]] = {}
+        while first < stop:
+            group, inside = self._index.group(first)
+            files, starts, ends = (values[inside : inside + stop - first] for values in self._of_group(group))
+            edges = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
+            for low, high in pairwise(edges):
+                file, start, end = int(files[low]), int(starts[low:high].min()), int(ends[low:high].max())
+                if end:  # there is a picture
+                    before = found.get(file, (start, end))
+                    found[file] = min(before[0], start), max(before[1], end)
+            first += len(files)
+        return found
+
+    def _whole(self, group: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """File, start and end of every row of a row group; rows without pictures end at 0."""
+        table = self._index.rows_of(group, PLACES)
+        pictures = table.column("pictures").combine_chunks()
+        place, rows = pictures.flatten(), np.repeat(np.arange(len(table)), pictures.value_lengths().to_numpy())
+        offsets, sizes = (place.field(name).fill_null(0).to_numpy() for name in ("offset", "size"))
+        starts, ends = np.full(len(table), np.iinfo(np.int64).max), np.zeros(len(table), np.int64)
+        there = offsets >= LENGTH
+        np.minimum.at(starts, rows[there], offsets[there] - LENGTH)
+        np.maximum.at(ends, rows[there], offsets[there] + sizes[there])
+        return table.column("file").to_numpy().astype(np.int64), starts, ends
 
 
 def _check_places(index: Index, row: Mapping[str, Any]) -> None:
