@@ -34,6 +34,7 @@ from openstory_hf.builder import (
     stop_at,
     tables,
 )
+from openstory_hf.codecs import CODECS, DEFAULT_CODEC
 from openstory_hf.errors import BuildError
 from openstory_hf.index import index_file, join_parts
 from openstory_hf.plan import SHARD_BYTES, Plan, Shard, plan_build
@@ -140,7 +141,16 @@ def _build_unit(
     on_reject = partial(quarantine.add, unit) if plan.on_error == "quarantine" else stop_at
     before = tally.frames_written + tally.frames_rejected
     reported = 0
-    for table, row in rows(plan.builder, plan.raw, unit, policy=plan.policy, on_reject=on_reject, tally=tally):
+    made = rows(
+        plan.builder,
+        plan.raw,
+        unit,
+        policy=plan.policy,
+        image_codec=plan.image_codec,
+        on_reject=on_reject,
+        tally=tally,
+    )
+    for table, row in made:
         quarantine.in_a_row = 0
         writers[table].add(row)
         finished = min(unit.records, tally.frames_written + tally.frames_rejected - before)
@@ -160,6 +170,7 @@ def build(
     options: Mapping[str, Iterable[str]] | None = None,
     policy: str = DEFAULT_POLICY,
     on_error: OnError = "raise",
+    image_codec: str = DEFAULT_CODEC,
     num_proc: int = 1,
     progress: Callable[[Plan], contextlib.AbstractContextManager[Progress]] | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -177,6 +188,7 @@ def build(
         options: the dataset's own options.
         policy: referential-text policy of the stored column.
         on_error: "raise" stops at the first bad record, "quarantine" leaves bad records out and lists them.
+        image_codec: of pictures that are raw pixels in the source: "png", "webp", or "jpeg", which is lossy.
         num_proc: processes; changes the speed, never a byte.
         progress: makes a progress display for a plan.
         shard_bytes: size of a shard the plan aims at.
@@ -195,6 +207,7 @@ def build(
         on_error=on_error,
         shard_bytes=shard_bytes,
         row_group_bytes=row_group_bytes,
+        image_codec=image_codec,
     )
     finished = _finished(out, plan)
     if finished is not None:
@@ -262,6 +275,8 @@ def make_manifest(
                 "rejected": tally.frames_rejected,
             },
         }
+    encoded = sum(result.tally.pictures_encoded for result in results)
+    codec = {"codec": plan.image_codec, "lossy": CODECS[plan.image_codec].lossy, "pictures": encoded}
     return {
         "schema_version": SCHEMA_VERSION,
         "openstory_hf": __version__,
@@ -274,6 +289,7 @@ def make_manifest(
         "characters": [asdict(character) for character in info.characters],
         "key_picture": info.key_rule,
         "row_group_bytes": plan.row_group_bytes,
+        **({"encoded": codec} if encoded else {}),
         "splits": splits,
         "files": {file: facts for result in results for file, facts in result.files.items()},
         "index": dict(index),
@@ -367,8 +383,8 @@ def _claimed(out: Path, plan: Plan) -> Iterator[Path]:
         begun = work / "plan"
         if begun.exists() and begun.read_text() != plan.fingerprint:
             raise BuildError(
-                f"{out} holds an unfinished build of other inputs (release, options or tool version changed). "
-                "Remove the folder, or choose another --out"
+                f"{out} holds an unfinished build of other inputs (release, options, image codec or tool version "
+                "changed). Remove the folder, or choose another --out"
             )
         for leftover in [*work.glob("*tmp-*"), *out.glob("*.tmp-*")]:
             leftover.unlink()

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import datasets
 
+from openstory_hf import codecs
+from openstory_hf.codecs import DEFAULT_CODEC, Codec
 from openstory_hf.errors import BuildError, OpenStoryError, SourceError, UsageError, reason_of
 from openstory_hf.fakes import RawWriter
 from openstory_hf.info import Info
@@ -37,7 +39,10 @@ def stop_at(reject: Reject) -> None:
 
 @dataclass
 class Tally:
-    """What one pass over some units saw and made; `seen = written + rejected` must hold for both levels."""
+    """What one pass over some units saw and made; `seen = written + rejected` must hold for both levels.
+
+    `pictures_encoded` counts the pictures of the frames written that were raw pixels.
+    """
 
     frames_seen: int = 0
     frames_written: int = 0
@@ -45,6 +50,7 @@ class Tally:
     stories_seen: int = 0
     stories_written: int = 0
     stories_rejected: int = 0
+    pictures_encoded: int = 0
 
     def add(self, other: Tally) -> None:
         """Add the counts of another pass."""
@@ -66,6 +72,7 @@ class StoryConfig(datasets.BuilderConfig):
         policy: referential-text policy.
         on_error: "raise" stops at the first bad record, "quarantine" leaves bad records out and logs them.
         options: the dataset's own options (`INFO.options`), name -> values.
+        image_codec: of pictures that are raw pixels: "png", "webp", or "jpeg", which is lossy.
         **kwargs: name, data_dir and the other fields of `datasets.BuilderConfig`.
     """
 
@@ -75,12 +82,14 @@ class StoryConfig(datasets.BuilderConfig):
         policy: str = DEFAULT_POLICY,
         on_error: OnError = "raise",
         options: Mapping[str, Iterable[str]] | None = None,
+        image_codec: str = DEFAULT_CODEC,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.policy = policy
         self.on_error = on_error
         self.options = options
+        self.image_codec = image_codec
 
 
 class StoryBuilder(datasets.GeneratorBasedBuilder):
@@ -127,7 +136,15 @@ class StoryBuilder(datasets.GeneratorBasedBuilder):
             on_reject = lambda reject: log.warning("left out: %s", reject)  # noqa: E731
         raw = Raw(self.config.data_dir)
         for unit_number, unit in enumerate(units):
-            made = rows(type(self), raw, unit, policy=self.config.policy, on_reject=on_reject, tally=Tally())
+            made = rows(
+                type(self),
+                raw,
+                unit,
+                policy=self.config.policy,
+                image_codec=self.config.image_codec,
+                on_reject=on_reject,
+                tally=Tally(),
+            )
             for number, (table, row) in enumerate(made):
                 if table == self.config.name:
                     yield datasets.builder.Key(unit_number, number), row
@@ -192,6 +209,7 @@ def rows(
     unit: Unit,
     *,
     policy: str,
+    image_codec: str,
     on_reject: OnReject,
     tally: Tally,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -202,16 +220,18 @@ def rows(
         raw: its release.
         unit: the piece of work.
         policy: referential-text policy.
+        image_codec: of pictures that are raw pixels, a name in `codecs.CODECS`.
         on_reject: called with every record that cannot be used; may raise to stop.
         tally: counts are added to it.
 
     Raises:
-        UsageError: for an unknown policy.
+        UsageError: for an unknown policy or codec.
     """
+    codec = codecs.get(image_codec)
     if policy not in POLICIES:
         raise UsageError(f"unknown referential-text policy {policy!r}; choose from {', '.join(POLICIES)}")
     for sequence in _sequences(builder, raw, unit, on_reject, tally):
-        yield from _sequence_rows(builder, sequence, policy, on_reject, tally)
+        yield from _sequence_rows(builder, sequence, policy, codec, on_reject, tally)
 
 
 def _sequences(
@@ -247,7 +267,7 @@ def _sequences(
 
 
 def _sequence_rows(
-    builder: type[StoryBuilder], sequence: Sequence, policy: str, on_reject: OnReject, tally: Tally
+    builder: type[StoryBuilder], sequence: Sequence, policy: str, codec: Codec, on_reject: OnReject, tally: Tally
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     dataset = dataset_name(builder)
     windows = sorted(sequence.windows, key=lambda window: (window.stop, window.start))
@@ -259,7 +279,7 @@ def _sequence_rows(
     done = 0
     for position, frame_id in enumerate(sequence.frame_ids):
         try:
-            stored = _stored(sequence, frame_id)
+            stored = _stored(sequence, frame_id, codec)
         except Reject as reject:
             tally.frames_rejected += 1
             hit = [w for w in windows if w.start <= position < w.stop and w not in lost]
@@ -271,6 +291,7 @@ def _sequence_rows(
             on_reject(reject)
         else:
             tally.frames_written += 1
+            tally.pictures_encoded += sum(picture.pixels is not None for picture in stored.frame.pictures)
             if builder.INFO.frames_table:
                 yield "frames", frame_row(dataset, sequence, position, stored)
             held[position] = stored.key_only()
@@ -300,9 +321,9 @@ def _story(
     return story_row(dataset_name(builder), sequence, window, frames, rewritten)
 
 
-def _stored(sequence: Sequence, frame_id: str) -> StoredFrame:
+def _stored(sequence: Sequence, frame_id: str, codec: Codec) -> StoredFrame:
     try:
-        return store(sequence.read(frame_id))
+        return store(sequence.read(frame_id), codec)
     except OpenStoryError:
         raise
     except _MALFORMED as error:

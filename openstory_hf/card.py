@@ -19,6 +19,7 @@ import yaml
 from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 
 from openstory_hf import croissant
+from openstory_hf.codecs import CODECS
 from openstory_hf.errors import OutputError
 from openstory_hf.index import FOLDER, index_file
 from openstory_hf.info import Info
@@ -59,8 +60,8 @@ MEANINGS = {
         "setting": "per frame, background label, empty when unknown",
         "instances": f"per frame, objects in its picture: {_INSTANCES}",
         "timestamps": "per frame, seconds into the source video, null when unknown",
-        "images": "one per frame, encoded bytes as in the source (raw pixels as PNG, losslessly), null when "
-        "the source does not ship it",
+        "images": "one per frame, encoded bytes as in the source, raw pixels encoded by the build, null "
+        "when the source does not ship it",
     },
     "frames": {
         **_SHARED,
@@ -253,6 +254,7 @@ def render(
             for split, c in splits.items()
         )
         + ".",
+        pictures=_encoding(manifest["encoded"]) if "encoded" in manifest else "",
         rejects=(
             "Records left out, by reason (all in `rejects.jsonl`):\n\n"
             + _table(("records", "reason"), ((str(count), reason) for reason, count in reasons.most_common(20)))
@@ -264,6 +266,14 @@ def render(
         citation=info.citation.strip(),
     )
     return _joined(front_matter(info, manifest, languages), body)
+
+
+def _encoding(encoded: Mapping[str, Any]) -> str:
+    """A paragraph on the pictures that were raw pixels."""
+    codec = CODECS[encoded["codec"]]
+    effect = "which is LOSSY: their pixels are only close to those of the source" if codec.lossy else "losslessly"
+    number = f"{encoded['pictures']:,}"
+    return f"{number} pictures that the source has as raw pixels were encoded as {codec.title}, {effect}.\n\n"
 
 
 def _joined(front: Mapping[str, Any], body: str) -> str:

@@ -83,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         default="raise",
         help="stop at the first bad record, or leave bad records out and list them in rejects.jsonl",
     )
+    build.add_argument(
+        "--image-codec",
+        choices=("png", "webp", "jpeg"),
+        default="png",
+        help="of pictures that the release has as raw pixels: png (fast), webp (smallest), jpeg (LOSSY, quality 95); "
+        "encoded ones keep their bytes",
+    )
     build.add_argument("--num-proc", type=_positive, default=1, help="processes; changes speed, never a byte")
     build.add_argument("--shard-mb", type=_positive, default=384, help="size of a shard the plan aims at")
     build.add_argument("--row-group-mb", type=_positive, default=24, help="size of a row group")
@@ -191,6 +198,7 @@ def _build(arguments: argparse.Namespace) -> None:
         options=_dataset_options(arguments.name, builder.INFO.options, arguments.dataset_options),
         policy=arguments.policy or DEFAULT_POLICY,
         on_error=arguments.on_error,
+        image_codec=arguments.image_codec,
         num_proc=arguments.num_proc,
         progress=None if arguments.quiet else _bars,
         shard_bytes=arguments.shard_mb << 20,

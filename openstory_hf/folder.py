@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from openstory_hf.build import MANIFEST
+from openstory_hf.codecs import CODECS
 from openstory_hf.errors import OutputError, UsageError, reason_of
 from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
@@ -132,6 +133,9 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
         for table in TABLES:
             if not all(isinstance(counts[table][name], int) for name in ("seen", "written", "rejected")):
                 raise ValueError(f"the counts of {split} are not numbers")
+    encoded = manifest.get("encoded")
+    if encoded is not None and not (encoded["codec"] in CODECS and isinstance(encoded["pictures"], int)):
+        raise ValueError(f"{encoded} is not what pictures are encoded as")
     for character in manifest["characters"]:
         Character(**{**character, "aliases": tuple(character["aliases"])})
 

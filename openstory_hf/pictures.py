@@ -1,4 +1,4 @@
-"""Encoded pictures: lossless encoding of raw pixels, a decode check that changes nothing, decoding."""
+"""Encoded pictures: a decode check that changes nothing, and decoding."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from openstory_hf.errors import reason_of
@@ -18,13 +16,6 @@ from openstory_hf.errors import reason_of
 
 class UndecodableError(ValueError):
     """The bytes are not a whole picture."""
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode RGB pixels (h, w, 3) losslessly; the same pixels always give the same bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def check(data: bytes) -> tuple[int, int]:

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from openstory_hf import codecs
 from openstory_hf.builder import DEFAULT_POLICY, OnError, StoryBuilder, chosen_options, dataset_name, list_units
+from openstory_hf.codecs import DEFAULT_CODEC
 from openstory_hf.errors import BuildError, UsageError
 from openstory_hf.raw import Raw
 from openstory_hf.records import Unit
@@ -73,6 +75,7 @@ class Plan:
     on_error: OnError
     shards: tuple[Shard, ...]
     row_group_bytes: int = ROW_GROUP_TARGET
+    image_codec: str = DEFAULT_CODEC
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,6 +91,7 @@ class Plan:
             "options": self.options,
             "policy": [self.policy, RULES_VERSION],
             "row_group_bytes": self.row_group_bytes,
+            "image_codec": self.image_codec,
             "shards": [[shard.name, [asdict(unit) for unit in shard.units]] for shard in self.shards],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -103,11 +107,12 @@ def plan_build(
     on_error: OnError = "raise",
     shard_bytes: int = SHARD_BYTES,
     row_group_bytes: int = ROW_GROUP_TARGET,
+    image_codec: str = DEFAULT_CODEC,
 ) -> Plan:
     """Decide which units go into which shard.
 
     Raises:
-        UsageError: for an unknown split, option or policy.
+        UsageError: for an unknown split, option, policy or codec.
         SourceError: if the release cannot be planned.
     """
     if unknown := sorted(set(splits) - set(builder.INFO.splits)):
@@ -115,6 +120,7 @@ def plan_build(
         raise UsageError(f"{builder.INFO.title} has no split {', '.join(unknown)}. Its splits: {known}")
     if policy not in POLICIES:
         raise UsageError(f"unknown referential-text policy {policy!r}; choose from {', '.join(POLICIES)}")
+    codecs.get(image_codec)
     chosen = chosen_options(builder.INFO, options or {})
     shards: list[Shard] = []
     for split in builder.INFO.splits:
@@ -134,6 +140,7 @@ def plan_build(
         on_error=on_error,
         shards=tuple(shards),
         row_group_bytes=row_group_bytes,
+        image_codec=image_codec,
     )
 
 

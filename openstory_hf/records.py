@@ -108,9 +108,10 @@ class Picture:
     With neither, it is one the source describes but does not ship; it is stored as null with its instances.
 
     Args:
-        path: file name, kept beside the bytes.
+        path: file name, kept beside the bytes; the build gives it the ending of what it encodes.
         data: encoded bytes (JPEG, PNG, ...), stored untouched.
-        pixels: uint8 array (h, w, 3), RGB; encoded losslessly by the build. At most one of the two is given.
+        pixels: uint8 array (h, w, 3), RGB; encoded by the build, losslessly unless told otherwise.
+            At most one of the two is given.
         instances: the objects in this picture.
     """
 

@@ -12,13 +12,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from datasets import Features, Image, List, Value
 from numpy.typing import NDArray
 
-from openstory_hf import masks, pictures
+from openstory_hf import codecs, masks, pictures
+from openstory_hf.codecs import Codec
 from openstory_hf.errors import reason_of
 from openstory_hf.records import Frame, Instance, Picture, Reject, Window, check_text
 from openstory_hf.records import Sequence as StorySequence
@@ -110,12 +112,16 @@ class StoredFrame:
         return StoredFrame(frame=frame, images=(self.images[key],), instances=(self.instances[key],))
 
 
-def store(frame: Frame) -> StoredFrame:
+def store(frame: Frame, codec: Codec = codecs.CODECS[codecs.DEFAULT_CODEC]) -> StoredFrame:
     """Check a frame and bring it into column form.
 
+    Args:
+        frame: as read.
+        codec: of the pictures that are raw pixels.
+
     Raises:
-        Reject: for a caption that is not text, a picture that does not decode, a mask or box that does not fit,
-            a score that is no number, a name that is not text, extras that are not JSON.
+        Reject: for a caption that is not text, a picture that does not decode or that the codec cannot hold, a mask
+            or box that does not fit, a score that is no number, a name that is not text, extras that are not JSON.
     """
     for name in (frame.frame_id, frame.file, *(picture.path for picture in frame.pictures)):
         check_text(name, name="name", record=frame.frame_id, file=frame.file)
@@ -128,8 +134,8 @@ def store(frame: Frame) -> StoredFrame:
         raise _refuse(frame, f"{len(frame.pictures)} pictures, key picture number {frame.key}")
     images, instances = [], []
     for picture in frame.pictures:
-        data, size = _encoded(picture, frame)
-        images.append(None if data is None else {"bytes": data, "path": picture.path})
+        image, size = _encoded(picture, frame, codec)
+        images.append(image)
         instances.append([_instance(item, size, frame) for item in picture.instances])
     return StoredFrame(frame=frame, images=tuple(images), instances=tuple(instances))
 
@@ -153,15 +159,21 @@ def _check_extras(value: Mapping[str, Any], *, record: str, file: str) -> None:
         raise Reject(f"what else is said about it is not JSON: {reason_of(error)}", record=record, file=file) from None
 
 
-def _encoded(picture: Picture, frame: Frame) -> tuple[bytes | None, tuple[int, int] | None]:
-    """The bytes to store and (height, width); without a picture the size of its masks, None if it has none."""
+def _encoded(picture: Picture, frame: Frame, codec: Codec) -> tuple[dict[str, Any] | None, tuple[int, int] | None]:
+    """The picture to store and (height, width); without one the size of its masks, None if it has none."""
     if picture.pixels is not None:
-        return pictures.encode_png(picture.pixels), picture.pixels.shape[:2]
+        try:
+            data = codec.encode(picture.pixels)
+        except Exception as error:  # Pillow's encoders raise OSError, ValueError, SystemError, ...
+            reason = f"the picture {picture.path} cannot be encoded as {codec.title}: {reason_of(error)}"
+            raise _refuse(frame, reason, "Choose another --image-codec") from None
+        path = str(PurePosixPath(picture.path).with_suffix(codec.suffix))
+        return {"bytes": data, "path": path}, picture.pixels.shape[:2]
     if picture.data is None:
         sizes = (_mask_size(item.mask) for item in picture.instances if item.mask is not None)
         return None, next(sizes, None)
     try:
-        return picture.data, pictures.check(picture.data)
+        return {"bytes": picture.data, "path": picture.path}, pictures.check(picture.data)
     except pictures.UndecodableError as error:
         raise _refuse(frame, f"the picture {picture.path} does not decode: {error}", "Download it again") from None
 

@@ -354,7 +354,7 @@ def test_the_lock_is_released_by_the_end_of_the_build_and_not_by_the_garbage_col
 
 
 @pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize("change", ["release", "options", "policy", "splits"])
+@pytest.mark.parametrize("change", ["release", "options", "policy", "image codec", "splits"])
 def test_other_inputs_are_refused_with_what_to_do(books, tmp_path, monkeypatch, finished, change):
     options = {}
     if finished:
@@ -366,6 +366,8 @@ def test_other_inputs_are_refused_with_what_to_do(books, tmp_path, monkeypatch, 
         book.write_text(book.read_text().replace("Two.", "Six."))
     elif change == "options":
         options["options"] = {"languages": ["en"]}
+    elif change == "image codec":
+        options["image_codec"] = "webp"
     elif change == "policy":
         options["policy"] = "algorithm1"
     else:

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 from toy_pictures import flat  # noqa: E402
 from toy_tokenizers import read_golden  # noqa: E402
 
-from openstory_hf import catalogue, masks, pictures  # noqa: E402
+from openstory_hf import catalogue, codecs, masks  # noqa: E402
 from openstory_hf.build import build  # noqa: E402
 from openstory_hf.collate.character import CharacterCollator  # noqa: E402
 from openstory_hf.collate.objects import Draws  # noqa: E402
@@ -526,7 +526,7 @@ def lone_row(height, width, box):
     mask = np.zeros((height, width), np.uint8)
     mask[top:bottom, left:right] = 1
     row = drawn_story(frames=1, cast=("fred",))
-    row["images"] = [{"bytes": pictures.encode_png(np.repeat(mask[:, :, None] * np.uint8(255), 3, 2)), "path": ""}]
+    row["images"] = [{"bytes": codecs.encode_png(np.repeat(mask[:, :, None] * np.uint8(255), 3, 2)), "path": ""}]
     row["instances"][0][0]["segmentation"] = masks.encode(mask)
     return row, mask
 

@@ -12,8 +12,8 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from openstory_hf import codecs, decoders, masks  # noqa: E402
 from openstory_hf import collate as room  # noqa: E402
-from openstory_hf import decoders, masks, pictures  # noqa: E402
 from openstory_hf.collate import InterleavedCollator, StoryTensorCollator  # noqa: E402
 from openstory_hf.collate import pixels as pixels_room  # noqa: E402
 from openstory_hf.collate.pixels import Geometry, Pixels, normalize  # noqa: E402
@@ -360,7 +360,7 @@ class TestPictures:
     def test_default_normalisation_spans_minus_one_to_one(self):
         half = np.zeros((8, 8, 3), np.uint8)
         half[:4] = 255
-        row = story(("Hi",), images=[{"bytes": pictures.encode_png(half), "path": "half.png"}])
+        row = story(("Hi",), images=[{"bytes": codecs.encode_png(half), "path": "half.png"}])
         values = collator()([row])["pixel_values"][0]
         assert (values[:, :4] == 1).all()
         assert (values[:, 4:] == -1).all()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from openstory_hf import decoders, pictures
+from openstory_hf import codecs, decoders, pictures
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (37, 53, 4), np.uint8)
 
@@ -126,7 +126,7 @@ def test_missing_bytes_are_named():
 
 def stored(number, place):
     pixels = np.full((8, 8, 3), number, np.uint8)
-    return decoders.Stored(pictures.encode_png(pixels), f"{number}.png", place)
+    return decoders.Stored(codecs.encode_png(pixels), f"{number}.png", place)
 
 
 def test_a_cache_makes_what_it_has_no_more_and_forgets_what_was_longest_ago():

@@ -19,6 +19,7 @@ ORDER = [
     "info",
     "masks",
     "pictures",
+    "codecs",
     "decoders",
     "references",
     "raw",

@@ -1,4 +1,4 @@
-"""Pictures: what is a whole picture and what is not, lossless encoding, decoding as `datasets` does it."""
+"""Pictures: what is a whole picture and what is not, decoding as `datasets` does it."""
 
 import io
 import struct
@@ -9,10 +9,9 @@ import pytest
 from datasets import Image as HubImage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from openstory_hf.pictures import UndecodableError, check, decode, encode_png
+from openstory_hf.pictures import UndecodableError, check, decode
 
 FEW = settings(max_examples=60, deadline=None)
 HEIGHT, WIDTH = 72, 96
@@ -225,20 +224,6 @@ class TestPlainJpeg:
         data = PLAIN["4:2:0"]
         with pytest.raises(UndecodableError):
             check(data[: len(data) // 2] + bytes(100))
-
-
-class TestEncode:
-    @FEW
-    @given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
-    def test_it_is_lossless_and_always_the_same(self, pixels):
-        data = encode_png(pixels)
-        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
-        assert check(data) == pixels.shape[:2]
-        frozen = np.asfortranarray(pixels)
-        frozen.flags.writeable = False
-        padded = np.zeros((pixels.shape[0], pixels.shape[1] * 2, 3), np.uint8)
-        padded[:, ::2] = pixels
-        assert encode_png(pixels.copy()) == encode_png(frozen) == encode_png(padded[:, ::2]) == data
 
 
 class TestDecode:

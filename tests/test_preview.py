@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from openstory_hf import fakes, masks, pictures, preview
+from openstory_hf import codecs, fakes, masks, preview
 from openstory_hf.errors import UsageError
 from openstory_hf.preview import sheet
 
@@ -58,7 +58,7 @@ def drawn(cast, **columns):
         instance(name, bbox=box, mask=labels == index)
         for index, (name, box) in enumerate(zip(cast, boxes, strict=True), start=1)
     ]
-    image = {"bytes": pictures.encode_png(pixels), "path": "0.png"}
+    image = {"bytes": codecs.encode_png(pixels), "path": "0.png"}
     row = make_row(["A picture."], instances=[instances], images=[image], characters=[list(cast)], **columns)
     return row, pixels, labels
 

