@@ -50,6 +50,7 @@ ORDER = [
     "stats",
     "collate",
     "loader",
+    "device",
     "testing",
     "preview",
     "conformance",

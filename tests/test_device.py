@@ -1,0 +1,64 @@
+"""DeviceLoader: the loader's batches on a device, with the states of those that were taken."""
+
+from itertools import islice
+
+import pytest
+import torch
+
+from openstory_hf.collate import StoryTensorCollator
+from openstory_hf.device import DeviceLoader
+from openstory_hf.errors import UsageError
+from openstory_hf.load import load_stories
+from openstory_hf.loader import StoryLoader
+from openstory_hf.testing import build_fake
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return build_fake("flintstones_sv", tmp_path_factory.mktemp("device") / "out")
+
+
+def loader(out, workers=0):
+    stories = load_stories(str(out), length=3, frame="random", shuffle=True, columns=("captions", "images"))
+    return StoryLoader(stories, StoryTensorCollator(image_size=32, keep_captions=True), 2, num_workers=workers)
+
+
+def same(one, two):
+    return all(
+        torch.equal(value.cpu(), two[name]) if isinstance(value, torch.Tensor) else value == two[name]
+        for name, value in one.items()
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ahead", [0, 2, 50])
+def test_batches_are_those_of_the_loader_and_stay_what_they_are(out, device, workers, ahead):
+    plain = loader(out, workers)
+    expected = [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()} for batch in plain]
+    moved = DeviceLoader(loader(out, workers), device, ahead=ahead)
+    found = list(moved)  # all are kept, while the loader's memory is used again and again
+    assert len(found) == len(expected) > 4
+    assert all(map(same, found, expected))
+    assert all(batch["pixel_values"].device.type == device for batch in found)
+    plain.close()
+    moved.close()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_the_state_is_that_of_the_batches_taken_whatever_is_copied_ahead(out, device, ahead):
+    whole = [batch["captions"] for batch in loader(out)]
+    for taken in range(len(whole)):
+        begun = DeviceLoader(loader(out), device, ahead=ahead)
+        some = [batch["captions"] for batch in islice(begun, taken)]
+        resumed = DeviceLoader(loader(out), device, ahead=ahead)
+        resumed.load_state_dict(begun.state_dict())
+        assert some + [batch["captions"] for batch in resumed] == whole
+
+
+def test_a_negative_number_of_batches_ahead_is_refused(out):
+    with pytest.raises(UsageError, match="ahead=-1"):
+        DeviceLoader(loader(out), "cpu", ahead=-1)
