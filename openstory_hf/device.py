@@ -1,9 +1,10 @@
-"""Batches on an accelerator before they are needed: copied on a stream of their own while the batch before trains."""
+"""Batches on an accelerator before they are needed: copied by a thread of their own while those before them train."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -15,16 +16,17 @@ from openstory_hf.loader import Batch, StoryLoader
 class DeviceLoader:
     """The batches of a `StoryLoader` with their tensors on a device, and the states that belong to them.
 
-    On a CUDA device, copies run beside the training step: each batch goes through page-locked memory, which is used
-    again when its copy is through.
+    A thread takes the batches from the loader and copies them, so neither holds up the thread that trains. On a CUDA
+    device, copies have a stream of their own and go through page-locked memory, which is used again when its copy is
+    through.
 
     Args:
         loader: makes the batches.
         device: where their tensors are wanted; entries that are no tensors stay as they are.
-        ahead: batches that are copied before they are asked for; 0 copies each when it is asked for.
+        ahead: batches that are copied before they are asked for.
 
     Raises:
-        UsageError: if `ahead` is negative.
+        UsageError: if `ahead` is not at least 1.
 
     >>> from openstory_hf.loader import StoryLoader
     >>> loader = DeviceLoader(StoryLoader(stories, collator, batch_size=16, num_workers=4), "cuda")  # doctest: +SKIP
@@ -33,8 +35,8 @@ class DeviceLoader:
     """
 
     def __init__(self, loader: StoryLoader, device: torch.device | str, *, ahead: int = 2) -> None:
-        if ahead < 0:
-            raise UsageError(f"ahead={ahead}: it must be at least 0")
+        if ahead < 1:
+            raise UsageError(f"ahead={ahead}: it must be at least 1")
         self._loader, self._device, self._ahead = loader, torch.device(device), ahead
         self._state: dict[str, Any] | None = None
 
@@ -54,17 +56,25 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         self._state = None
         copies = _CudaCopies(self._device) if self._device.type == "cuda" else _Copies(self._device)
-        coming: deque[tuple[Batch, dict[str, Any]]] = deque()
-        for batch in self._loader:
-            coming.append((copies.begun(batch), self._loader.state_dict()))
-            if len(coming) > self._ahead:
-                yield self._taken(copies, coming)
-        while coming:
-            yield self._taken(copies, coming)
+        batches = iter(self._loader)
 
-    def _taken(self, copies: _Copies, coming: deque[tuple[Batch, dict[str, Any]]]) -> Batch:
-        batch, self._state = coming.popleft()
-        return copies.finished(batch)
+        def begun() -> tuple[Batch, dict[str, Any]] | None:
+            batch = next(batches, None)
+            return None if batch is None else (copies.begun(batch), self._loader.state_dict())
+
+        with ThreadPoolExecutor(1, thread_name_prefix="openstory-copy") as thread:
+            coming: deque[Future[tuple[Batch, dict[str, Any]] | None]] = deque()
+            try:
+                while True:
+                    while len(coming) <= self._ahead:
+                        coming.append(thread.submit(begun))
+                    found = coming.popleft().result()
+                    if found is None:
+                        return
+                    batch, self._state = found
+                    yield copies.finished(batch)
+            finally:
+                thread.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """End the workers of the loader."""
@@ -95,13 +105,13 @@ class _CudaCopies(_Copies):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._locked: dict[str, torch.Tensor] = {}
         self._used: deque[tuple[dict[str, torch.Tensor], torch.cuda.Event]] = deque()
         self._under_way: deque[torch.cuda.Event] = deque()
 
     def begun(self, batch: Batch) -> Batch:
-        if self._used and self._used[0][1].query():
+        if self._used and self._used[0][1].query():  # type: ignore[no-untyped-call]
             self._locked, _ = self._used.popleft()
         with torch.cuda.stream(self._stream):
             copied = super().begun(batch)

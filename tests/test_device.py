@@ -1,23 +1,30 @@
 """DeviceLoader: the loader's batches on a device, with the states of those that were taken."""
 
+import threading
 from itertools import islice
 
 import pytest
 import torch
+from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
+from openstory_hf.build import build
 from openstory_hf.collate import StoryTensorCollator
 from openstory_hf.device import DeviceLoader
 from openstory_hf.errors import UsageError
+from openstory_hf.fakes import RawWriter
 from openstory_hf.load import load_stories
 from openstory_hf.loader import StoryLoader
-from openstory_hf.testing import build_fake
+from openstory_hf.views import RowError
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA"))]
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    return build_fake("flintstones_sv", tmp_path_factory.mktemp("device") / "out")
+    folder = tmp_path_factory.mktemp("device")
+    write_release(RawWriter(folder / "raw"), {"train": {"s_01_e_01": 9, "s_01_e_02": 8}}, variant="B")
+    build(FlintstonesSV, folder / "raw", folder / "out", splits=["train"])
+    return folder / "out"
 
 
 def loader(out, workers=0):
@@ -34,7 +41,7 @@ def same(one, two):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("ahead", [0, 2, 50])
+@pytest.mark.parametrize("ahead", [1, 2, 50])
 def test_batches_are_those_of_the_loader_and_stay_what_they_are(out, device, workers, ahead):
     plain = loader(out, workers)
     expected = [{k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in batch.items()} for batch in plain]
@@ -48,7 +55,7 @@ def test_batches_are_those_of_the_loader_and_stay_what_they_are(out, device, wor
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("ahead", [0, 3])
+@pytest.mark.parametrize("ahead", [1, 3])
 def test_the_state_is_that_of_the_batches_taken_whatever_is_copied_ahead(out, device, ahead):
     whole = [batch["captions"] for batch in loader(out)]
     for taken in range(len(whole)):
@@ -59,6 +66,20 @@ def test_the_state_is_that_of_the_batches_taken_whatever_is_copied_ahead(out, de
         assert some + [batch["captions"] for batch in resumed] == whole
 
 
-def test_a_negative_number_of_batches_ahead_is_refused(out):
-    with pytest.raises(UsageError, match="ahead=-1"):
-        DeviceLoader(loader(out), "cpu", ahead=-1)
+def test_what_a_collator_raises_reaches_the_thread_that_trains(out):
+    stories = load_stories(str(out), length=3, columns=("captions",))
+    moved = DeviceLoader(StoryLoader(stories, StoryTensorCollator(image_size=32), 2), "cpu")
+    with pytest.raises(RowError, match="pictures are missing"):
+        next(iter(moved))
+
+
+def test_copying_ends_with_an_iteration_that_is_left(out):
+    before = threading.active_count()
+    for _ in islice(DeviceLoader(loader(out), "cpu"), 2):
+        pass
+    assert threading.active_count() == before
+
+
+def test_at_least_one_batch_is_copied_ahead(out):
+    with pytest.raises(UsageError, match="ahead=0"):
+        DeviceLoader(loader(out), "cpu", ahead=0)

@@ -216,15 +216,22 @@ def normalize(pixels: torch.Tensor, mean: RGB = (0.5, 0.5, 0.5), std: RGB = (0.5
     Returns:
         float32 of the same shape.
     """
-    scale, shift = (torch.as_tensor(numbers, device=pixels.device) for numbers in _affine(mean, std))
-    return pixels.float().mul_(scale).add_(shift)
+    values = pixels.float()
+    # plain numbers: a tensor of them would have to come to the device, which waits for all that the device has to do
+    for channel, (scale, shift) in enumerate(zip(*_factors(mean, std), strict=True)):
+        values.select(-3, channel).mul_(scale).add_(shift)
+    return values
+
+
+def _factors(mean: RGB, std: RGB) -> tuple[list[float], list[float]]:
+    """What to multiply values from 0 to 255 of each channel with, and what to add then."""
+    return [1 / (255 * value) for value in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
 @cache
 def _affine(mean: RGB, std: RGB) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What to multiply values from 0 to 255 with, and what to add then: float32 (3, 1, 1) each, () if all are one."""
-    scale = np.array([1 / (255 * value) for value in std], np.float32).reshape(3, 1, 1)
-    shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32).reshape(3, 1, 1)
+    """The factors of numpy arrays: float32 (3, 1, 1) each, () if those of all channels are one."""
+    scale, shift = (np.array(factors, np.float32).reshape(3, 1, 1) for factors in _factors(mean, std))
     if len(set(mean)) == len(set(std)) == 1:  # a single number is faster by half
         return scale[0, 0, 0], shift[0, 0, 0]
     return scale, shift
