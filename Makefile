@@ -22,7 +22,7 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The tables of docs/performance.md: an hour, and 25 GB in build/. BENCH=--quick tries it in some minutes.
+# The tables of docs/performance.md: two hours, and 25 GB in build/. BENCH=--quick tries it in some minutes.
 bench: $(VENV)/.bench-installed
 	mkdir -p build/bench
 	$(BIN)/python -m benchmarks.loading clips $(BENCH) --markdown build/bench/clips.md

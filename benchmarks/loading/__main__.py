@@ -22,13 +22,13 @@ Key = tuple[Contender, int]
 
 
 def main() -> None:
-    parser = command.options(__doc__, disk="15 GB for all tables")
+    parser = command.options(__doc__, rounds=None, disk="15 GB for all tables")
     parser.add_argument("table", nargs="?", default="clips", choices=TABLES)
     parser.add_argument("--seconds", type=float, default=5.0, help="least time of a run, after which its epoch ends")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only some of the contenders")
     chosen = parser.parse_args()
     shown = TABLES[chosen.table]
-    size = shown.size
+    size, chosen.rounds = shown.size, chosen.rounds or shown.rounds
     if chosen.quick:
         chosen.rounds, chosen.seconds, size = 1, 1.0, size // 12
     contenders = [contender for contender in shown.contenders if not chosen.only or contender.name in chosen.only]

@@ -11,12 +11,12 @@ from benchmarks.loading import measure
 from benchmarks.loading.roster import TABLES
 
 
-def options(description: str | None, *, rounds: int = 5, disk: str) -> argparse.ArgumentParser:
+def options(description: str | None, *, rounds: int | None = 3, disk: str) -> argparse.ArgumentParser:
     """A parser with the options that all commands have.
 
     Args:
         description: the text of the command's module.
-        rounds: by default.
+        rounds: by default; None is for the command to say.
         disk: how much the data takes.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,6 +1,6 @@
 """The time to the first batch of a fresh process, from a local disk and over HTTP, with the requests and bytes.
 
-    python -m benchmarks.loading.first_batch [--quick] [--rounds 5] [--work FOLDER] [--markdown FILE]
+    python -m benchmarks.loading.first_batch [--quick] [--rounds 3] [--work FOLDER] [--markdown FILE]
 
 A batch is 16 stories of five pictures, decoded and normalised. Every request over HTTP waits 50 ms before it is
 answered. The clock starts when the dataset is opened; imports are told apart.

@@ -21,7 +21,7 @@ SMALL_ONLY = "hf-fast"
 
 
 def main() -> None:
-    chosen = command.options(__doc__, rounds=3, disk="10 GB more while it runs").parse_args()
+    chosen = command.options(__doc__, disk="10 GB more while it runs").parse_args()
     sizes = SIZES
     if chosen.quick:
         chosen.rounds, sizes = 1, (2, 4, 8)

@@ -1,6 +1,6 @@
 """What exact states cost: reading with a state after every batch, and the first batch after a state.
 
-    python -m benchmarks.loading.resume [--quick] [--rounds 5] [--work FOLDER] [--markdown FILE]
+    python -m benchmarks.loading.resume [--quick] [--rounds 3] [--work FOLDER] [--markdown FILE]
 
 The work is that of `python -m benchmarks.loading`. A plain pass is a loop over the rows in the order of the files; the
 loader is measured in the same order and shuffled, with and without states. The state at nine tenths of an epoch is

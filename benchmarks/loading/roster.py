@@ -51,6 +51,7 @@ class Table:
         size: episodes or videos.
         contenders: the rows, the first of which the others are compared with.
         workers: numbers of workers, a column each; 0 is one process.
+        rounds: by default.
     """
 
     folder: str
@@ -58,6 +59,7 @@ class Table:
     size: int
     contenders: tuple[Contender, ...]
     workers: tuple[int, ...] = (0,)
+    rounds: int = 3
 
     def contender(self, name: str) -> Contender:
         """The row of this name."""
@@ -122,7 +124,7 @@ KEYFRAMES = (
 )
 
 TABLES = {
-    "clips": Table("{}-episodes", open_source, EPISODES, CLIPS, (0, 2)),
+    "clips": Table("{}-episodes", open_source, EPISODES, CLIPS, (0, 2), rounds=5),
     "masks": Table("{}-episodes-masks", partial(open_source, masks=True), EPISODES, MASKS),
     "keyframes": Table("{}-videos", open_keyframes, VIDEOS, KEYFRAMES),
 }
