@@ -22,10 +22,15 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The tables of docs/performance.md: an hour, and 15 GB in build/. BENCH=--quick tries it in some minutes.
+# The tables of docs/performance.md: an hour, and 25 GB in build/. BENCH=--quick tries it in some minutes.
 bench: $(VENV)/.bench-installed
 	mkdir -p build/bench
-	$(BIN)/python -m benchmarks.loading $(BENCH) --markdown build/bench/loading.md
+	$(BIN)/python -m benchmarks.loading clips $(BENCH) --markdown build/bench/clips.md
+	$(BIN)/python -m benchmarks.loading masks $(BENCH) --markdown build/bench/masks.md
+	$(BIN)/python -m benchmarks.loading keyframes $(BENCH) --markdown build/bench/keyframes.md
+	$(BIN)/python -m benchmarks.loading.resume $(BENCH) --markdown build/bench/resume.md
+	$(BIN)/python -m benchmarks.loading.first_batch $(BENCH) --markdown build/bench/first_batch.md
+	$(BIN)/python -m benchmarks.loading.memory $(BENCH) --markdown build/bench/memory.md
 	$(BIN)/python -m benchmarks.flintstones_build $(BENCH) --markdown build/bench/flintstones_build.md
 
 docs: $(VENV)/.test-installed
@@ -50,7 +55,9 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 # What these ask for in all (older releases than this package, CUDA, the clients of all clouds) cannot be had together;
 # this is what they import when they read local files.
 CONTENDERS := mosaicml-streaming brotli python-snappy cramjam zstd catalogue xattr cffi pycparser \
-  litdata lightning-utilities obstore tifffile boto3 botocore s3transfer jmespath
+  litdata lightning-utilities obstore tifffile boto3 botocore s3transfer jmespath \
+  megatron-energon multi-storage-client rapidyaml deprecation filetype lark wcmatch bracex jsonschema \
+  jsonschema-specifications referencing rpds-py opentelemetry-api opentelemetry-sdk opentelemetry-semantic-conventions
 $(VENV)/.bench-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[bench]'
 	$(PIP) --no-deps $(CONTENDERS)

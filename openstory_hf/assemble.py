@@ -17,7 +17,7 @@ from openstory_hf.rows import PLACES, Place
 from openstory_hf.schema import TABLES
 
 FrameChoice = Literal["middle", "random", "all"] | int
-Images = Callable[[int, Place | None], dict[str, Any] | None]
+Images = Callable[[int, Place], dict[str, Any]]
 """Gives the stored picture of a place in a file."""
 
 CAPTIONS = ("original", "referential", "random")
@@ -97,7 +97,7 @@ class Assembly:
             story = views.cut(story, start, stop)
             story = self._rewritten(story, self.policy)
         if self.with_pictures:
-            story["images"] = [images(row["file"], place) for place in row["pictures"][start:stop]]
+            story["images"] = [place and images(row["file"], place) for place in row["pictures"][start:stop]]
         if self.frame == "all":
             for name in {"images", "instances"} & story.keys():
                 story[name] = [[value] for value in story[name]]
@@ -135,9 +135,9 @@ class Assembly:
             story["extras"] = json.dumps({"frames": extras}, ensure_ascii=False, sort_keys=True) if any(extras) else ""
         if self.with_pictures:
             story["images"] = [
-                [images(row["file"], place) for place in row["pictures"]]
+                [place and images(row["file"], place) for place in row["pictures"]]
                 if number is None
-                else images(row["file"], row["pictures"][number])
+                else (place := row["pictures"][number]) and images(row["file"], place)
                 for row, number in zip(rows, chosen, strict=True)
             ]
         return self._finished(self._rewritten(story, self.policy), draw)

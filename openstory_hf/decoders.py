@@ -25,12 +25,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_RGB8 = b"\x08\x02\x00\x00\x00"
 """Bit depth 8, colour type RGB, deflate, standard filters, not interlaced: what follows the size in a PNG's header."""
 
+_IHDR = 33
+"""Where the chunks behind a PNG's header begin."""
+
 _LARGEST = 64 << 20
 """Pixels of a picture beyond which Pillow and its limits decide."""
 
 
 class Cache:
-    """Pixels of the pictures decoded last, for windows that share their frames.
+    """Pixels made last, for windows that share their frames.
 
     Args:
         size: bytes of pixels to keep.
@@ -41,20 +44,17 @@ class Cache:
         self._kept: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def rgb(self, value: Mapping[str, Any] | Image.Image) -> NDArray[np.uint8]:
-        """As `rgb`; the pixels are not to be changed. Only pictures that know their place (`Stored`) are kept."""
-        place = value.place if isinstance(value, Stored) else None
-        if place is None:
-            return rgb(value)
+    def get(self, key: Hashable, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """The pixels that are kept under a key, or those that `make` gives, which are kept then; not to be changed."""
         with self._lock:
-            found = self._kept.get(place)
+            found = self._kept.get(key)
             if found is not None:
-                self._kept.move_to_end(place)
+                self._kept.move_to_end(key)
                 return found
-        found = rgb(value)
+        found = make()
         with self._lock:
-            if place not in self._kept:
-                self._kept[place] = found
+            if key not in self._kept:
+                self._kept[key] = found
                 self._held += found.nbytes
             while self._held > self._size:
                 self._held -= self._kept.popitem(last=False)[1].nbytes
@@ -65,6 +65,11 @@ class Cache:
 def shared_cache(size: int, pid: int) -> Cache:
     """The cache of a process, one for each size; a forked process makes its own."""
     return Cache(size)
+
+
+def place_of(value: Mapping[str, Any] | Image.Image) -> Hashable:
+    """What tells a stored picture from all others; None if that is not known."""
+    return value.place if isinstance(value, Stored) else None
 
 
 class Stored(dict[str, Any]):
@@ -106,7 +111,11 @@ def _is_plain_png(data: bytes) -> bool:
     """Whether the bytes are a PNG of 8-bit RGB without orientation and transparent colour, of a usual size."""
     if data[24:29] != _PNG_RGB8 or int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big") > _LARGEST:
         return False
-    at = len(_PNG)
+    at = _IHDR
+    if data[at + 4 : at + 8] == b"IDAT":  # nothing but pixels, as our own are: no need to look at every chunk
+        pixels = int.from_bytes(data[at : at + 4], "big")
+        if at + 12 + pixels + 12 == len(data):
+            return True
     while at < len(data):
         if data[at + 4 : at + 8] in (b"eXIf", b"tRNS"):
             return False

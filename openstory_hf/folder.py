@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -163,7 +164,7 @@ class Index:
         if self._file.schema_arrow.names != index_schema(TABLES[table]).names:
             raise self.damaged("its columns are not those of an index")
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        self._first = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+        self._first: list[int] = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).tolist()
 
     def _source(self, size: int) -> Any:
         storage = self.folder.storage
@@ -185,7 +186,7 @@ class Index:
         return OutputError(f"{self.folder.path}/{self._name} cannot be read: {error}. {hint}")
 
     def __len__(self) -> int:
-        return int(self._first[-1])
+        return self._first[-1]
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Some columns (or leaves of them, as dotted Parquet paths) of all rows."""
@@ -198,20 +199,29 @@ class Index:
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Some columns of all rows, one row after another."""
         for number in range(len(self._first) - 1):
-            yield from self.find(int(self._first[number]), tuple(columns))[0].to_pylist()
+            yield from self.rows_of(number, tuple(columns)).to_pylist()
+
+    def group(self, row: int) -> tuple[int, int]:
+        """The number of the row group that holds a row, and the row's number in it."""
+        number = bisect_right(self._first, row) - 1
+        return number, row - self._first[number]
 
     def find(self, row: int, columns: tuple[str, ...]) -> tuple[pa.Table, int]:
         """The row group that holds a row, and the row's number in it."""
-        number = int(np.searchsorted(self._first, row, side="right")) - 1
-        key = number, columns
+        number, inside = self.group(row)
+        return self.rows_of(number, columns), inside
+
+    def rows_of(self, group: int, columns: tuple[str, ...]) -> pa.Table:
+        """A row group."""
+        key = group, columns
         with self._lock:
             if key not in self._kept:
                 try:
-                    self._kept[key] = self._file.read_row_group(number, columns=list(columns))
+                    self._kept[key] = self._file.read_row_group(group, columns=list(columns))
                 except (pa.ArrowException, OSError) as error:
                     raise self._unreadable(error) from None
                 total = sum(table.nbytes for table in self._kept.values())
                 while total > KEPT_BYTES and len(self._kept) > 2:
                     total -= self._kept.popitem(last=False)[1].nbytes
             self._kept.move_to_end(key)
-            return self._kept[key], row - int(self._first[number])
+            return self._kept[key]

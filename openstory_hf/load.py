@@ -20,7 +20,7 @@ from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.order import Ints
 from openstory_hf.references import POLICIES
-from openstory_hf.rows import PLACES, RowReader, picture_source, stored_image
+from openstory_hf.rows import PLACES, ROWS_AHEAD, RowReader, picture_source
 from openstory_hf.schema import STORIES
 from openstory_hf.selection import Where, describe, select
 from openstory_hf.stream import ElasticStream, Intervals, as_torch
@@ -206,18 +206,20 @@ class StoryStream(ElasticStream):
         row, rows = selection.row[numbers], selection.rows[numbers]
         start, stop = selection.start[numbers], selection.stop[numbers]
         run = self._block[numbers].tolist()
-        index = self._folder.index(selection.table, self.request.split)
-        light = RowReader(index, [*assembly.needed, *PLACES])
-        source = picture_source(index, _runs(self._block[numbers], row, row + rows), list(dict.fromkeys(run)))
+        index, scattered = self._folder.index(selection.table, self.request.split), self.request.shuffle == "full"
+        light = RowReader(index, [*assembly.needed, *PLACES], ahead=1 if scattered else ROWS_AHEAD)
+        runs, turns = _runs(self._block[numbers], row, row + rows), list(dict.fromkeys(run))
+        source = picture_source(index, runs, turns, scattered=scattered)
         left = Counter(run)
+        places = zip(*(a.tolist() for a in (numbers, row, rows, start, stop, drawn)), run, strict=True)
         try:
-            for at, (number, here, draw) in enumerate(zip(numbers.tolist(), run, drawn.tolist(), strict=True)):
-                found = [light.get(number) for number in range(int(row[at]), int(row[at] + rows[at]))]
+            for number, first, count, begin, end, draw, here in places:
+                found = light.run(first, count)
                 if assembly.with_pictures:
                     source.enter(here)
-                images = partial(stored_image, source, here)
+                images = partial(source.get, here)
                 if selection.table == "stories":
-                    yield assembly.from_story(found[0], int(start[at]), int(stop[at]), images, draw)
+                    yield assembly.from_story(found[0], begin, end, images, draw)
                 else:
                     story_id = selection.story_ids[number] if selection.story_ids else ""
                     yield assembly.from_frames(found, story_id, images, draw)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from openstory_hf.decoders import Stored
 from openstory_hf.errors import OutputError, UsageError
@@ -18,12 +23,18 @@ PLACES = ("pictures", "file")
 KEPT_ROWS = 4096
 """Rows kept as Python values: neighbouring windows share most of their frames."""
 
+ROWS_AHEAD = 16
+"""Rows made at a time where rows are read in their order."""
+
 LENGTH = 4
 """Bytes in front of a plain Parquet value that say how long it is."""
 
+GROUPS = 64
+"""Row groups of which it is remembered where their pictures lie."""
+
 THREADS = 4
 AHEAD = 2
-"""Runs of rows fetched at once, and how many beyond those in use."""
+"""Runs of rows fetched at once, and how many beyond those in use; one at first."""
 
 Place = Mapping[str, Any]
 
@@ -34,31 +45,45 @@ class RowReader:
     Args:
         index: of the table and split.
         columns: the columns to read, all but the pictures by default.
+        ahead: rows to make at a time, for rows that are read in their order; Arrow takes as long for one as for ten.
     """
 
-    def __init__(self, index: Index, columns: Iterable[str]) -> None:
+    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1) -> None:
         self.index = index
         self._columns = tuple(columns)
+        self._ahead = ahead
         self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def get(self, row: int) -> dict[str, Any]:
         """One row; not to be changed, others may hold it too."""
-        found = self._kept.get(row)
-        if found is None:
-            table, inside = self.index.find(row, self._columns)
-            found = {name: column[inside].as_py() for name, column in zip(self._columns, table.columns, strict=True)}
-            _check_places(self.index, found)
-            self._kept[row] = found
-            if len(self._kept) > KEPT_ROWS:
-                self._kept.popitem(last=False)
-        return found
+        return self.run(row, 1)[0]
+
+    def run(self, first: int, count: int) -> list[dict[str, Any]]:
+        """So many rows from the first on; not to be changed."""
+        found = list(map(self._kept.get, range(first, first + count)))
+        for place, values in enumerate(found):
+            if values is None:
+                row = first + place
+                if row not in self._kept:  # it may have come with another
+                    self._make(row, max(self._ahead, count - place))
+                found[place] = self._kept[row]
+        while len(self._kept) > KEPT_ROWS:
+            self._kept.popitem(last=False)
+        return found  # type: ignore[return-value]  # none is None any more
+
+    def _make(self, first: int, count: int) -> None:
+        """Make some rows from the first on, as far as its row group reaches."""
+        table, inside = self.index.find(first, self._columns)
+        names, part = table.column_names, table.slice(inside, count)
+        columns = [column.to_pylist() for column in part.columns]  # faster than the rows at once
+        for row, values in enumerate(zip(*columns, strict=True), first):
+            made = dict(zip(names, values, strict=True))
+            _check_places(self.index, made)
+            self._kept[row] = made
 
 
 class PictureSource(Protocol):
-    """Gives the encoded bytes of pictures by their place in the files."""
-
-    names: list[str]
-    """What to call the files, so that no two pictures of any dataset share a name and an offset."""
+    """Gives the stored pictures of rows by their place in the files."""
 
     def enter(self, run: int) -> None:
         """The pictures of a run of rows are wanted now."""
@@ -66,22 +91,48 @@ class PictureSource(Protocol):
     def leave(self, run: int) -> None:
         """They are no longer wanted."""
 
-    def get(self, run: int, file: int, place: Place) -> bytes:
-        """The bytes of one picture of a run that was entered and not left."""
+    def get(self, run: int, file: int, place: Place) -> Stored:
+        """One picture of a run that was entered and not left, as `datasets` stores it.
+
+        Raises:
+            OutputError: if the file is not the one that was indexed.
+        """
 
     def close(self) -> None:
         """No more pictures are wanted."""
 
 
 class MappedPictures:
-    """Pictures of local files, through the page cache."""
+    """Pictures of local files, through the page cache.
 
-    def __init__(self, index: Index) -> None:
+    Args:
+        index: of the table and split.
+        runs: as for `FetchedPictures`: the system is asked to read runs before they are needed. None for rows all
+            over the files, of which it is left to the system to read what is needed.
+        order: likewise.
+    """
+
+    def __init__(
+        self, index: Index, runs: Mapping[int, tuple[int, int]] | None = None, order: Sequence[int] = ()
+    ) -> None:
         self._index = index
-        self.names = _names(index)
+        self._names = _names(index)
+        self._extents = Extents(index)
+        self._runs = runs or {}
+        self._coming = iter(order if runs else ())
+        self._waiting: set[int] = set()
+        self._entered: set[int] = set()
 
     def enter(self, run: int) -> None:
-        """Nothing to do."""
+        """Ask for the pictures of later runs."""
+        if not self._runs or run in self._entered:
+            return
+        self._entered.add(run)
+        self._waiting.discard(run)
+        while len(self._waiting) < AHEAD and (coming := next(self._coming, None)) is not None:
+            for file, (start, stop) in self._extents.of(*self._runs[coming]).items():
+                self._index.folder.storage.will_need(self._index.files[file], start, stop)
+            self._waiting |= {coming} - self._entered
 
     def leave(self, run: int) -> None:
         """Nothing to do."""
@@ -89,14 +140,10 @@ class MappedPictures:
     def close(self) -> None:
         """Nothing to do."""
 
-    def get(self, run: int, file: int, place: Place) -> bytes:
-        """The bytes of one picture.
-
-        Raises:
-            OutputError: if the file is not the one that was indexed.
-        """
+    def get(self, run: int, file: int, place: Place) -> Stored:
+        """As `PictureSource.get`."""
         data = self._index.folder.storage.map(self._index.files[file])
-        return _picture(self._index, file, place, data, 0)
+        return _picture(self._index, self._names, file, place, data, 0)
 
 
 class FetchedPictures:
@@ -110,13 +157,15 @@ class FetchedPictures:
 
     def __init__(self, index: Index, runs: Mapping[int, tuple[int, int]], order: Sequence[int]) -> None:
         self._index = index
-        self.names = _names(index)
+        self._names = _names(index)
+        self._extents = Extents(index)
         self._runs = runs
         self._coming = iter(order)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="openstory-fetch")
         self._sent: dict[int, Future[list[tuple[int, int, bytes]]]] = {}
         self._waiting: set[int] = set()
         self._entered: dict[int, list[tuple[int, int, bytes]]] = {}
+        self._begun = 0
 
     def enter(self, run: int) -> None:
         """Wait for the pictures of a run, and send for those of later ones.
@@ -126,7 +175,9 @@ class FetchedPictures:
         """
         if run in self._entered:
             return
-        while run not in self._sent or len(self._waiting) <= AHEAD:
+        ahead = min(AHEAD, 1 + self._begun)  # who wants but a few stories does not wait for those behind them
+        self._begun += 1
+        while run not in self._sent or len(self._waiting) <= ahead:
             coming = next(self._coming, None)
             if coming is None:
                 break
@@ -143,27 +194,55 @@ class FetchedPictures:
         """Give up what is still under way."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def get(self, run: int, file: int, place: Place) -> bytes:
-        """The bytes of one picture of an entered run.
-
-        Raises:
-            OutputError: if the file is not the one that was indexed.
-        """
+    def get(self, run: int, file: int, place: Place) -> Stored:
+        """As `PictureSource.get`."""
         start, data = next((start, data) for number, start, data in self._entered[run] if number == file)
-        return _picture(self._index, file, place, data, start)
+        return _picture(self._index, self._names, file, place, data, start)
 
     def _fetch(self, run: int) -> list[tuple[int, int, bytes]]:
         """The bytes from the first picture of the run to the last, in each file: (file, offset, bytes)."""
-        ends: dict[int, tuple[int, int]] = {}
-        for row in range(*self._runs[run]):
-            table, inside = self._index.find(row, PLACES)
-            pictures, file = (table.column(name)[inside].as_py() for name in PLACES)
-            for place in filter(None, pictures):
-                first, last = place["offset"] - LENGTH, place["offset"] + place["size"]
-                start, stop = ends.get(file, (first, last))
-                ends[file] = min(start, first), max(stop, last)
         storage, files = self._index.folder.storage, self._index.files
-        return [(file, start, storage.range(files[file], start, stop)) for file, (start, stop) in ends.items()]
+        extents = self._extents.of(*self._runs[run])
+        return [(file, start, storage.range(files[file], start, stop)) for file, (start, stop) in extents.items()]
+
+
+class Extents:
+    """Where the pictures of rows lie in their files, without a look at each picture.
+
+    Args:
+        index: of the table and split.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._of_group = lru_cache(GROUPS)(self._whole)
+
+    def of(self, first: int, stop: int) -> dict[int, tuple[int, int]]:
+        """From the first picture of rows [first, stop) to the last, lengths in front included: file -> bytes."""
+        found: dict[int, tuple[int, int]] = {}
+        while first < stop:
+            group, inside = self._index.group(first)
+            files, starts, ends = (values[inside : inside + stop - first] for values in self._of_group(group))
+            edges = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(files)]
+            for low, high in pairwise(edges):
+                file, start, end = int(files[low]), int(starts[low:high].min()), int(ends[low:high].max())
+                if end:  # there is a picture
+                    before = found.get(file, (start, end))
+                    found[file] = min(before[0], start), max(before[1], end)
+            first += len(files)
+        return found
+
+    def _whole(self, group: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """File, start and end of every row of a row group; rows without pictures end at 0."""
+        table = self._index.rows_of(group, PLACES)
+        pictures = table.column("pictures").combine_chunks()
+        place, rows = pictures.flatten(), np.repeat(np.arange(len(table)), pictures.value_lengths().to_numpy())
+        offsets, sizes = (place.field(name).fill_null(0).to_numpy() for name in ("offset", "size"))
+        starts, ends = np.full(len(table), np.iinfo(np.int64).max), np.zeros(len(table), np.int64)
+        there = offsets >= LENGTH
+        np.minimum.at(starts, rows[there], offsets[there] - LENGTH)
+        np.maximum.at(ends, rows[there], offsets[there] + sizes[there])
+        return table.column("file").to_numpy().astype(np.int64), starts, ends
 
 
 def _check_places(index: Index, row: Mapping[str, Any]) -> None:
@@ -184,13 +263,14 @@ def _names(index: Index) -> list[str]:
     return [f"{index.folder.fingerprint}/{file}" for file in index.files]
 
 
-def _picture(index: Index, file: int, place: Place, data: Any, start: int) -> bytes:
+def _picture(index: Index, names: Sequence[str], file: int, place: Place, data: Any, start: int) -> Stored:
     """A picture out of the bytes of a file that begin at `start`.
 
     Raises:
         OutputError: if no value of that length is there: the file was changed after it had been indexed.
     """
-    first, size = place["offset"] - start, place["size"]
+    offset, size = place["offset"], place["size"]
+    first = offset - start
     found: bytes = data[first : first + size]
     if len(found) != size or data[first - LENGTH : first] != size.to_bytes(LENGTH, "little"):
         path = index.folder.path
@@ -198,7 +278,7 @@ def _picture(index: Index, file: int, place: Place, data: Any, start: int) -> by
             f"{path}/{index.files[file]} cannot be read: it is not the file its index was made of. "
             f"`openstory check {path}` finds what was changed"
         )
-    return found
+    return Stored(found, place["path"], (names[file], offset))
 
 
 def read_stories(path: str, split: str = "", number: int = 4, story_ids: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -225,24 +305,22 @@ def read_stories(path: str, split: str = "", number: int = 4, story_ids: Sequenc
     for row in chosen:
         values = reader.get(row)
         pictures.enter(row)
-        images = [stored_image(pictures, row, values["file"], place) for place in values["pictures"]]
+        images = [place and pictures.get(row, values["file"], place) for place in values["pictures"]]
         found.append({**{name: values[name] for name in light}, "images": images})
     return found
 
 
-def picture_source(index: Index, runs: Mapping[int, tuple[int, int]], order: Sequence[int]) -> PictureSource:
+def picture_source(
+    index: Index, runs: Mapping[int, tuple[int, int]], order: Sequence[int], *, scattered: bool = False
+) -> PictureSource:
     """Pictures of the rows of a table: mapped if they are local, else fetched ahead.
 
     Args:
         index: of the table and split.
         runs: rows [first, last) of each run of rows that is entered and left as one.
         order: the runs in the order in which they will be entered.
+        scattered: whether all runs are in use at the same time.
     """
-    return MappedPictures(index) if index.folder.storage.local else FetchedPictures(index, runs, order)
-
-
-def stored_image(source: PictureSource, run: int, file: int, place: Place | None) -> Stored | None:
-    """A picture as `datasets` stores it, {"bytes", "path"}; None for one the source does not ship."""
-    if place is None:
-        return None
-    return Stored(source.get(run, file, place), place["path"], (source.names[file], place["offset"]))
+    if index.folder.storage.local:
+        return MappedPictures(index) if scattered else MappedPictures(index, runs, order)
+    return FetchedPictures(index, runs, order)

@@ -137,6 +137,12 @@ class Storage:
                 raise self._damaged(file, error) from None
         return self._maps[file]
 
+    def will_need(self, file: str, start: int, stop: int) -> None:
+        """Ask the system to read bytes [start, stop) of a local file into its cache meanwhile, where it can."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            first = start - start % mmap.PAGESIZE
+            self.map(file).madvise(mmap.MADV_WILLNEED, first, stop - first)
+
     def open(self, file: str) -> Any:
         """A binary stream for Arrow, which asks for just the ranges it needs."""
         fs, path = self._where(file)

@@ -12,9 +12,10 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from openstory_hf import codecs, masks  # noqa: E402
+from openstory_hf import codecs, decoders, masks  # noqa: E402
 from openstory_hf import collate as room  # noqa: E402
-from openstory_hf.collate import InterleavedCollator  # noqa: E402
+from openstory_hf.collate import InterleavedCollator, StoryTensorCollator  # noqa: E402
+from openstory_hf.collate import pixels as pixels_room  # noqa: E402
 from openstory_hf.collate.pixels import Geometry, Pixels, normalize  # noqa: E402
 from openstory_hf.collate.sample import Sample  # noqa: E402
 from openstory_hf.errors import UsageError  # noqa: E402
@@ -428,6 +429,19 @@ class TestPixels:
         )
         assert whole.dtype == torch.uint8
         torch.testing.assert_close(normalize(whole, mean, std), floats)
+
+    @pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.4, 0.2, 0.6)])
+    def test_without_opencv_pictures_are_the_same(self, mean, monkeypatch):
+        rows = [story(TWO, f"d/{number}", width=10 + number) for number in range(3)]
+        found = {}
+        for split in (None, pytest.importorskip("cv2").split):
+            monkeypatch.setattr(pixels_room, "_split", lambda split=split: split)
+            for cache_mb in (0, 1):
+                decoders.shared_cache.cache_clear()
+                collate = StoryTensorCollator(image_size=16, image_mean=mean, cache_mb=cache_mb)
+                found[split, cache_mb] = collate(rows)["pixel_values"]
+        first, *others = found.values()
+        assert all(torch.equal(first, other) for other in others)
 
     def test_threads_change_nothing(self):
         rows = [story(TWO, f"d/{number}", width=10 + number) for number in range(5)]

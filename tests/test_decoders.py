@@ -129,18 +129,24 @@ def stored(number, place):
     return decoders.Stored(codecs.encode_png(pixels), f"{number}.png", place)
 
 
-def test_a_cache_decodes_what_it_has_no_more_and_forgets_what_was_longest_ago(monkeypatch):
-    decoded = []
-    rgb = decoders.rgb
-    monkeypatch.setattr(decoders, "rgb", lambda value: decoded.append(value["path"]) or rgb(value))
+def test_a_cache_makes_what_it_has_no_more_and_forgets_what_was_longest_ago():
+    made = []
     cache = decoders.Cache(3 * 8 * 8 * 3)
+
+    def make(number):
+        made.append(number)
+        return decoders.rgb(stored(number, None))
+
     for number in (1, 2, 3, 1, 4, 1, 2):
-        found = cache.rgb(stored(number, ("file", number)))
+        found = cache.get(number, lambda number=number: make(number))
         assert (found == number).all()
-    assert decoded == ["1.png", "2.png", "3.png", "4.png", "2.png"]  # 4 pushed 2 out, for 1 had been asked for again
-    cache.rgb(stored(5, None))
-    cache.rgb(stored(5, None))
-    assert decoded[-2:] == ["5.png", "5.png"]  # nobody knows that they are the same
+    assert made == [1, 2, 3, 4, 2]  # 4 pushed 2 out, for 1 had been asked for again
+
+
+def test_only_stored_pictures_say_which_they_are():
+    assert decoders.place_of(stored(5, ("file", 1))) == ("file", 1)
+    assert decoders.place_of({"bytes": b"", "path": "5.png"}) is None
+    assert decoders.place_of(Image.new("RGB", (1, 1))) is None
 
 
 def test_a_stored_picture_is_a_plain_dictionary_to_everybody_else():

@@ -250,6 +250,21 @@ def test_only_the_drawn_pictures_are_decoded(out, monkeypatch, cache_mb):
     assert sorted(decoded) == sorted(set(drawn) if cache_mb else drawn)
 
 
+def test_a_cache_of_one_geometry_serves_no_other(out, monkeypatch):
+    """Pixels are kept as a collator wants them; collators of a process share the cache."""
+    rows = list(load_stories(out, length=4, shuffle=True))
+    decoded = []
+    rgb = decoders.rgb
+    monkeypatch.setattr(decoders, "rgb", lambda value: decoded.append(value["path"]) or rgb(value))
+    decoders.shared_cache.cache_clear()
+    frames = len({image["path"] for row in rows for image in row["images"]})
+    for options in ({"image_size": 32}, {"image_size": 24}, {"image_size": 24, "resize": "random_crop"}):
+        decoded.clear()
+        found = StoryTensorCollator(cache_mb=64, **options)(rows)["pixel_values"]
+        assert len(decoded) == frames
+        assert torch.equal(found, StoryTensorCollator(**options)(rows)["pixel_values"])
+
+
 # -- texts -------------------------------------------------------------------------------------------------
 
 

@@ -95,7 +95,7 @@ def test_books_are_kept_by_language_licence_and_length(books, where, length):
 
 
 def test_a_filter_touches_no_picture_and_keeps_the_state_apart(clips, monkeypatch):
-    monkeypatch.setattr(MappedPictures, "get", None)
+    monkeypatch.setattr(MappedPictures, "get", lambda *given: pytest.fail(f"a picture was read: {given}"))
     where = Where(characters=["fred", "wilma"], instances=(5, None))
     stream = load_stories(clips, length=3, where=where, columns=["captions"])
     assert 0 < sum(1 for _ in stream) == stream.num_stories < load_stories(clips, length=3).num_stories

@@ -10,36 +10,47 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[2]
 EVERY = 0.05
 """Seconds between two looks at the memory."""
 
-Key = tuple[str, int]
-"""Contender and number of workers."""
+Key = TypeVar("Key", bound=Hashable)
+"""What tells the rows of a table apart: a name, mostly, or a name and a number of workers."""
 
 
 class RunFailed(Exception):
     """A run ended with an error; says which, and the end of what it printed."""
 
 
-@dataclass
-class Figures:
-    """The rounds of a contender with so many workers."""
-
-    rate: list[float] = field(default_factory=list)
-    first: list[float] = field(default_factory=list)
-    spread: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
+class Runs(list[dict[str, Any]]):
+    """What a row gave in all rounds."""
 
     def median(self, name: str) -> float:
-        """The median over the rounds: stories/s, s, episodes, bytes."""
-        values: list[float] = getattr(self, name)
-        return statistics.median(values)
+        """The median of one of the figures."""
+        return statistics.median(run[name] for run in self)
+
+
+def call(module: str, function: str, **arguments: Any) -> dict[str, Any]:
+    """Call a function in a process of its own; as `run`.
+
+    Args:
+        module: where it is.
+        function: its name; it returns a dictionary of figures.
+        arguments: of the function, as JSON knows them; paths become text.
+    """
+    return run("benchmarks.loading.once", [module, function, json.dumps(arguments, default=str)])
+
+
+def at_once(number: int, once: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """So many runs side by side: their rates added, the other figures of the first."""
+    with ThreadPoolExecutor(number) as pool:
+        found = [ran.result() for ran in [pool.submit(once) for _ in range(number)]]
+    return {**found[0], "rate": sum(one["rate"] for one in found)}
 
 
 def run(module: str, arguments: Iterable[str]) -> dict[str, Any]:
@@ -94,14 +105,12 @@ def anonymous(pid: int) -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon")), 0)
 
 
-def rounds(keys: Sequence[Key], number: int, once: Callable[[Key], dict[str, Any]]) -> dict[Key, Figures]:
-    """Let all contenders take turns in every round."""
-    figures: dict[Key, Figures] = defaultdict(Figures)
+def rounds(keys: Sequence[Key], number: int, once: Callable[[Key], dict[str, Any]]) -> dict[Key, Runs]:
+    """Let all rows take turns in every round."""
+    found: dict[Key, Runs] = defaultdict(Runs)
     for at in range(number):
         began = time.monotonic()
         for key in keys:
-            result = once(key)
-            for name, values in vars(figures[key]).items():
-                values.append(result[name])
+            found[key].append(once(key))
         print(f"round {at + 1} of {number}: {time.monotonic() - began:.0f} s", file=sys.stderr)
-    return figures
+    return found

@@ -19,9 +19,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # set before the libraries read it
 
 import torch
 
+from benchmarks.loading import command
 from benchmarks.loading.contenders import ours
-from benchmarks.loading.roster import NAMES
-from benchmarks.loading.run import convert, folder_of
 from benchmarks.loading.source import EPISODES, open_source
 
 ROOT = Path(__file__).parents[2]
@@ -35,10 +34,9 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     episodes = EPISODES // 12 if chosen.quick else EPISODES
-    work = (chosen.work / f"{episodes}-episodes").resolve()
-    source = open_source(work / "source", episodes)
-    convert(NAMES["ours"], source, work)
-    loader = ours.ours(source, folder_of(work, NAMES["ours"]), 0)
+    work = command.written("clips", ["ours"], chosen.work, episodes)
+    source = open_source(work / "source")
+    loader = ours.windows(source, work / "openstory", 0)
     stories = len(source.windows)
 
     epoch(loader)  # reads the files into the page cache

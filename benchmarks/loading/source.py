@@ -1,8 +1,9 @@
-"""The stories that all contenders load: moving sections of real illustrations, in the release of FlintstonesSV (B).
+"""The stories that all contenders load, in a release of FlintstonesSV: variant B, or with masks, variant C.
 
-    release/train-val-test_split.json, flintstones_annotations_v1-0.json, following_cache4.pkl
-    release/video_frames_sampled/{clip}.npy       uint8 (5, 128, 128, 3)
-    png/{clip}-{k}.png                            the same pictures, losslessly coded
+    release/train-val-test_split.json (C: split.json), flintstones_annotations_v1-0.json, following_cache4.pkl
+    release/video_frames_sampled/{clip}.npy (C: video_frames_sampled_4x)    uint8 (5, 128, 128, 3)
+    png/{clip}-{k}.png       the same pictures, losslessly coded
+    masks.json               clip -> of each picture the COCO run lengths of up to four instances; variant C
 
 Twenty-four episodes of different lengths make 2,498 windows over 2,594 clips.
 """
@@ -12,15 +13,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
-from openstory_hf.fakes import RawWriter, scene
-from openstory_hf.pictures import encode_png
 
 EPISODES = 24
 LENGTH = 5
@@ -31,129 +29,111 @@ KEY = 2
 """The one that stands for the clip where only one does."""
 SIDE = 128
 
-ILLUSTRATIONS = Path(__file__).parents[3] / "shared" / "data" / "african_storybook"
-CAST = ("fred", "wilma", "barney", "betty", "dino", "pebbles")
-DOINGS = ("talking to", "walking towards", "standing beside", "looking angrily at", "listening to", "laughing with")
-PLACES = ("living room", "kitchen", "yard", "office", "car", "quarry")
-
 Window = tuple[str, ...]
+Pixels = NDArray[np.uint8]
+Masks = list[list[dict[str, Any]]]
+"""Of each picture, the COCO run lengths of its instances."""
 
 
-class Source:
-    """The stories in a folder.
+class Stories:
+    """What contenders know of the stories; subclasses say where they lie.
 
     Attributes:
         release: the folder of the release.
         captions: clip -> its caption; no two are the same.
         windows: the clips of every window.
+        kept: how many pictures a clip has.
+        masks: clip -> its masks; empty if there are none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.release = folder, folder / "release"
-        annotations = json.loads((self.release / "flintstones_annotations_v1-0.json").read_text("utf-8"))
-        self.captions: dict[str, str] = {entry["globalID"]: entry["description"] for entry in annotations}
-        clips = sorted(self.captions)
-        starts = json.loads((self.release / "train-val-test_split.json").read_text("utf-8"))["train"]
-        place = {clip: at for at, clip in enumerate(clips)}
-        self.windows: list[Window] = [tuple(clips[place[start] : place[start] + LENGTH]) for start in starts]
+    release: Path
+    captions: dict[str, str]
+    windows: list[Window]
+    kept: int
+    masks: dict[str, Masks]
+
+    def picture(self, clip: str, number: int) -> bytes:
+        """One of the kept pictures of a clip, encoded."""
+        raise NotImplementedError
+
+    def pixels(self, clip: str) -> Iterator[Pixels]:
+        """The kept pictures of a clip: uint8 (h, w, 3) each."""
+        raise NotImplementedError
+
+    def sequence_of(self, clip: str) -> str:
+        """The episode or video that a clip belongs to."""
+        raise NotImplementedError
 
     @cached_property
     def clip_of(self) -> dict[str, str]:
         """Caption -> clip."""
         return {caption: clip for clip, caption in self.captions.items()}
 
-    def stack_file(self, clip: str) -> Path:
-        """The `.npy` of a clip."""
-        return self.release / "video_frames_sampled" / f"{clip}.npy"
-
-    def png(self, clip: str, picture: int) -> bytes:
-        """One of the kept pictures of a clip."""
-        return (self.folder / "png" / f"{clip}-{picture}.png").read_bytes()
-
     def texts(self, window: Window) -> list[str]:
         """The captions of a window."""
         return [self.captions[clip] for clip in window]
+
+    def masks_json(self, window: Window) -> str:
+        """The masks of all pictures of a window as JSON text, which is fastest to read; "" if there are none."""
+        return json.dumps([self.masks[clip] for clip in window]) if self.masks else ""
 
     def shuffled(self) -> list[Window]:
         """The windows in the random order in which the documentation of all shard formats says to write them."""
         return [self.windows[number] for number in np.random.default_rng(0).permutation(len(self.windows))]
 
 
-def episode_of(clip: str) -> str:
-    """The episode that a clip belongs to."""
-    return clip.rpartition("_shot_")[0]
+class Source(Stories):
+    """The stories in a folder."""
+
+    kept = KEPT
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.release = folder, folder / "release"
+        detailed = (self.release / "split.json").exists()
+        self.split_file = "split.json" if detailed else "train-val-test_split.json"
+        self.stacks = self.release / ("video_frames_sampled_4x" if detailed else "video_frames_sampled")
+        annotations = json.loads((self.release / "flintstones_annotations_v1-0.json").read_text("utf-8"))
+        self.captions = {entry["globalID"]: entry["description"] for entry in annotations}
+        clips = sorted(self.captions)
+        starts = json.loads((self.release / self.split_file).read_text("utf-8"))["train"]
+        place = {clip: at for at, clip in enumerate(clips)}
+        self.windows = [tuple(clips[place[start] : place[start] + LENGTH]) for start in starts]
+
+    @cached_property
+    def masks(self) -> dict[str, Masks]:
+        """Read when they are asked for: most contenders have them in their own form."""
+        file = self.folder / "masks.json"
+        return json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are masks."""
+        return (self.folder / "masks.json").exists()
+
+    def stack_file(self, clip: str) -> Path:
+        """The `.npy` of a clip."""
+        return self.stacks / f"{clip}.npy"
+
+    def pixels(self, clip: str) -> Iterator[Pixels]:
+        """The kept pictures of a clip: uint8 (128, 128, 3) each."""
+        return iter(np.load(self.stack_file(clip)))
+
+    def picture(self, clip: str, number: int) -> bytes:
+        """One of the kept pictures of a clip as a PNG."""
+        return (self.folder / "png" / f"{clip}-{number}.png").read_bytes()
+
+    def sequence_of(self, clip: str) -> str:
+        """The episode."""
+        return clip.rpartition("_shot_")[0]
 
 
-def open_source(folder: Path, episodes: int = EPISODES) -> Source:
+def open_source(folder: Path, episodes: int = EPISODES, *, masks: bool = False) -> Source:
     """The source in a folder, written first if it is not there."""
     if not (folder / "release").exists():
+        from benchmarks.loading import drawn  # only here: contenders do not need what it imports
+        from openstory_hf.fakes import RawWriter
+
         shutil.rmtree(folder, ignore_errors=True)
-        _write(RawWriter(folder / "unfinished"), folder / "png", episodes)
+        drawn.write(RawWriter(folder / "unfinished"), folder, episodes, masks=masks)
         (folder / "unfinished").rename(folder / "release")
     return Source(folder)
-
-
-def _write(release: RawWriter, png: Path, episodes: int) -> None:
-    png.mkdir(parents=True)
-    annotations, starts = [], []
-    following: dict[str, list[str]] = {}
-    for episode, windows in enumerate(_windows_of_episodes(episodes)):
-        name = f"s_{1 + episode // 12:02d}_e_{1 + episode % 12:02d}"
-        numbers = range(1, windows + LENGTH)
-        clips = [f"{name}_shot_{number * 100:06d}_{number * 100 + 74:06d}" for number in numbers]
-        starts += clips[:windows]
-        following |= {clip: clips[at + 1 : at + LENGTH] for at, clip in enumerate(clips[:windows])}
-        for number, clip in enumerate(clips):
-            who, whom = CAST[number % 6], CAST[(number + 1 + number // 6 % 5) % 6]
-            place, doing = PLACES[number // 20 % 6], DOINGS[number // 3 % 6]
-            text = f"{who.title()} is {doing} {whom.title()} in the {place}, shot {number} of episode {episode}."
-            people = [{"entityLabel": label, "rectangles": []} for label in (who, whom)]
-            annotations.append({"globalID": clip, "description": text, "setting": place, "characters": people})
-            stack = np.stack(list(_pictures(episode, number, (who, whom), place)))
-            release.npy(f"video_frames_sampled/{clip}.npy", stack)
-            for k, pixels in enumerate(stack):
-                (png / f"{clip}-{k}.png").write_bytes(encode_png(pixels))
-    release.json("flintstones_annotations_v1-0.json", annotations)
-    release.json("train-val-test_split.json", {"train": starts, "val": [], "test": []})
-    release.pickle("following_cache4.pkl", following)
-
-
-def _windows_of_episodes(episodes: int) -> list[int]:
-    """Windows of each episode: from half the mean to one and a half times it, 2,498 for 24 episodes."""
-    total = round(2498 * episodes / EPISODES)
-    edges = np.cumsum([0, *np.linspace(0.5, 1.5, episodes)]) / episodes * total
-    counts: list[int] = np.diff(edges.round().astype(int)).tolist()
-    return counts
-
-
-def _pictures(episode: int, clip: int, cast: tuple[str, ...], place: str) -> Iterator[NDArray[np.uint8]]:
-    """The kept pictures of a clip: a section of an illustration that moves by some pixels, as a camera does."""
-    files = _illustrations()
-    if not files:
-        for k in range(KEPT):
-            yield scene(cast, size=SIDE, step=k + clip, place=f"{place}{episode}")[0]
-        return
-    image = _halved(files[(episode * 7 + clip // 20) % len(files)])
-    height, width, _ = image.shape
-    draw = np.random.default_rng([episode, clip])
-    room = SIDE + KEPT
-    top, left = int(draw.integers(height - room + 1)), int(draw.integers(width - room + 1))
-    for k in range(KEPT):
-        yield image[top + k : top + k + SIDE, left + k : left + k + SIDE]
-
-
-@lru_cache(maxsize=1)
-def _illustrations() -> list[Path]:
-    """Those large enough to be halved, which takes the traces of their own coding away."""
-    found = []
-    for file in sorted(ILLUSTRATIONS.rglob("*.jpg")):
-        with Image.open(file) as image:
-            if min(image.size) >= 2 * (SIDE + KEPT):
-                found.append(file)
-    return found
-
-
-@lru_cache(maxsize=4)
-def _halved(file: Path) -> NDArray[np.uint8]:
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB").resize((image.width // 2, image.height // 2)))

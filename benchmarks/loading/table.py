@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.loading.measure import Figures, Key
+from benchmarks.loading.measure import Runs
 from benchmarks.loading.roster import Contender
 
 PACKAGES = (
-    "torch numpy pyarrow pillow kornia_rs datasets webdataset mosaicml-streaming litdata h5py opencv-python-headless"
-)
-COLUMNS = (
-    "contender",
-    "stories/s, one process",
-    "ours is faster by",
-    "stories/s, {} workers",
-    "ours is faster by",
-    "first batch s",
-    "spread",
-    "peak MB",
-    "on disk MB",
+    "torch numpy pyarrow pillow kornia_rs datasets webdataset megatron-energon mosaicml-streaming litdata h5py "
+    "opencv-python-headless pycocotools"
 )
 
 
@@ -56,32 +46,41 @@ def _version(package: str) -> str:
         return ""
 
 
-def markdown(
-    contenders: Iterable[Contender], figures: Mapping[Key, Figures], sizes: Mapping[str, int], workers: int
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are figures."""
+    lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def of_contenders(
+    contenders: Sequence[Contender],
+    figures: Mapping[tuple[Contender, int], Runs],
+    sizes: Mapping[str, int],
+    workers: Sequence[int],
 ) -> str:
     """A row for each contender; "ours" is the first, whichever that is.
 
     Args:
         contenders: the rows.
-        figures: of each contender, with 0 and with `workers` workers.
+        figures: of each contender, with each number of workers.
         sizes: form -> bytes on disk.
-        workers: how many.
+        workers: 0 for one process, and perhaps others.
     """
-    lines = [f"| {' | '.join(COLUMNS)} |".format(workers), "|---|" + "--:|" * (len(COLUMNS) - 1)]
-    first = next(iter(figures))[0]
-    best = {count: figures[first, count].median("rate") for count in (0, workers) if (first, count) in figures}
+    best = {count: figures[contenders[0], count].median("rate") for count in workers}
+    rows = []
     for contender in contenders:
         cells = [contender.title]
-        for count in (0, workers):
-            if (contender.name, count) in figures:
-                rate = figures[contender.name, count].median("rate")
-                cells += [f"{rate:,.0f}", f"{best[count] / rate:.2f}×"]
-            else:
-                cells += ["–", "–"]
-        alone, stored = figures[contender.name, 0], bool(contender.form)
-        cells.append(f"{alone.median('first'):.2f}" if stored else "–")
-        cells.append(f"{alone.median('spread'):.1f}")
-        cells.append(f"{alone.median('memory') / 1e6:,.0f}" if stored else "–")
-        cells.append(f"{sizes[contender.form] / 1e6:,.0f}" if stored else "–")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for count in workers:
+            rate = figures[contender, count].median("rate")
+            cells += [f"{rate:,.0f}", f"{best[count] / rate:.2f}×"]
+        alone = figures[contender, 0]
+        cells += [
+            "–" if contender.limit else f"{alone.median('first'):.2f}",
+            f"{alone.median('spread'):.1f}",
+            "–" if contender.limit else f"{alone.median('memory') / 1e6:,.0f}",
+            "–" if contender.limit else f"{sizes[contender.form] / 1e6:,.0f}",
+        ]
+        rows.append(cells)
+    processes = [f"{count} workers" if count else "one process" for count in workers]
+    rates = [name for count in processes for name in (f"stories/s, {count}", "ours is faster by")]
+    return markdown(["contender", *rates, "first batch s", "spread", "peak MB", "on disk MB"], rows)

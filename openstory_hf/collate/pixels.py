@@ -57,6 +57,11 @@ class Geometry:
     resize: Resize
     fill: tuple[int, int, int] = (0, 0, 0)
 
+    @property
+    def shared(self) -> bool:
+        """Whether many pictures come to one geometry, so that their pixels in it are worth keeping."""
+        return True
+
     def window(self, height: int, width: int) -> tuple[int, int, int, int]:
         """(left, top, right, bottom) in source pixels, end exclusive; reaches beyond the source for "pad"."""
         if self.resize == "squash":
@@ -129,25 +134,63 @@ class Pixels:
         Raises:
             RowError: naming the story and the frame whose picture is missing or does not decode.
         """
-        pixels = buffers.empty((len(frames), 3, *self.geometry.size), _KINDS[self.dtype])
-
-        array = pixels.numpy()  # assigns in half the time that torch takes to copy
-        decode = decoders.shared_cache(self.cache_mb << 20, os.getpid()).rgb if self.cache_mb else decoders.rgb
+        wanted = buffers.empty((len(frames), 3, *self.geometry.size), _KINDS[self.dtype])
+        array = wanted.numpy()  # numpy's calls cost less than torch's, and there are some for each picture
+        kept = decoders.shared_cache(self.cache_mb << 20, os.getpid()) if self.cache_mb else None
+        affine = None if self.dtype == "uint8" else _affine(self.mean, self.std)
 
         def fill(place: int) -> None:
             (row, number), geometry = frames[place], geometries[place] if geometries else self.geometry
-            picture = geometry.pixels(_pixels(decode, row, number))
-            array[place] = picture.transpose(2, 0, 1)
+            values = array[place]
+            values[...] = _planes(row, number, geometry, kept)
+            if affine is not None:  # while the picture is in the cache of the processor
+                scale, shift = affine
+                values *= scale
+                values += shift
 
         in_threads(fill, range(len(frames)), self.threads)
-        return pixels if self.dtype == "uint8" else _normalize(pixels, self.mean, self.std)
+        return wanted
 
 
-def _pixels(decode: Callable[[Any], NDArray[np.uint8]], row: Row, frame: int) -> NDArray[np.uint8]:
+def _planes(row: Row, frame: int, geometry: Geometry, kept: decoders.Cache | None) -> NDArray[np.uint8]:
+    """The pixels of a frame in a geometry, channel by channel: uint8 (3, h, w)."""
+    stored = row["images"][frame]
+    place = None if kept is None else decoders.place_of(stored)
+
+    def made() -> NDArray[np.uint8]:
+        return planes(geometry.pixels(decoders.rgb(stored)))
+
     try:
-        return decode(row["images"][frame])
+        if kept is None or place is None:
+            return made()
+        if geometry.shared:
+            return kept.get((place, geometry), lambda: np.ascontiguousarray(made()))
+        return planes(geometry.pixels(kept.get(place, lambda: decoders.rgb(stored))))
     except pictures.UndecodableError as error:
         raise row_error(row, f"the picture of frame {frame} does not decode: {error}") from None
+
+
+def planes(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (h, w, 3) as one plane for each channel, uint8 (3, h, w): a view, or new memory where that is faster."""
+    split = _split()
+    apart: NDArray[np.uint8]
+    if split is None:
+        apart = pixels.transpose(2, 0, 1)
+    else:
+        apart = np.empty((3, *pixels.shape[:2]), np.uint8)
+        split(pixels, list(apart))
+    return apart
+
+
+@cache
+def _split() -> Callable[[NDArray[np.uint8], list[NDArray[np.uint8]]], object] | None:
+    """OpenCV's way to part channels, five times as fast as numpy's; None where it is not installed."""
+    try:
+        from cv2 import split
+    except ImportError:
+        return None
+    found: Callable[[NDArray[np.uint8], list[NDArray[np.uint8]]], object] = split
+    return found
 
 
 def decoded(row: Row, frame: int, stored: Any) -> Image.Image:
@@ -173,14 +216,18 @@ def normalize(pixels: torch.Tensor, mean: RGB = (0.5, 0.5, 0.5), std: RGB = (0.5
     Returns:
         float32 of the same shape.
     """
-    return _normalize(pixels.float(), mean, std)
+    scale, shift = (torch.as_tensor(numbers, device=pixels.device) for numbers in _affine(mean, std))
+    return pixels.float().mul_(scale).add_(shift)
 
 
-def _normalize(values: torch.Tensor, mean: RGB, std: RGB) -> torch.Tensor:
-    """Change values from 0 to 255 in place, by one multiplication and one addition each."""
-    scale = torch.tensor([1 / (255 * value) for value in std], device=values.device).view(3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=values.device).view(3, 1, 1)
-    return values.mul_(scale).add_(shift)
+@cache
+def _affine(mean: RGB, std: RGB) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What to multiply values from 0 to 255 with, and what to add then: float32 (3, 1, 1) each, () if all are one."""
+    scale = np.array([1 / (255 * value) for value in std], np.float32).reshape(3, 1, 1)
+    shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32).reshape(3, 1, 1)
+    if len(set(mean)) == len(set(std)) == 1:  # a single number is faster by half
+        return scale[0, 0, 0], shift[0, 0, 0]
+    return scale, shift
 
 
 def in_threads(work: Callable[[In], Out], items: Sequence[In], threads: int) -> list[Out]:

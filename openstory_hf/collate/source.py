@@ -24,6 +24,11 @@ class Window(Geometry):
 
     place: Place | None = None
 
+    @property
+    def shared(self) -> bool:
+        """As `Geometry.shared`: a crop at a random place comes but once."""
+        return self.place is None
+
     def window(self, height: int, width: int) -> tuple[int, int, int, int]:
         """As `Geometry.window`."""
         left, top, right, bottom = Geometry.window(self, height, width)

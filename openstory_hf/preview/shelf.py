@@ -16,7 +16,7 @@ from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.order import Ints
 from openstory_hf.preview.shown import Row
-from openstory_hf.rows import PLACES, RowReader, picture_source, stored_image
+from openstory_hf.rows import PLACES, RowReader, picture_source
 from openstory_hf.schema import TABLES
 from openstory_hf.selection import Where, select
 
@@ -99,7 +99,7 @@ class Shelf:
                 for number in missing:
                     values = light.get(number)
                     source.enter(number)
-                    images = [stored_image(source, number, values["file"], place) for place in values["pictures"]]
+                    images = [place and source.get(number, values["file"], place) for place in values["pictures"]]
                     source.leave(number)
                     self._kept[split, number] = {**{name: values[name] for name in _LIGHT}, "images": images}
             finally:

@@ -97,7 +97,7 @@ def _sampled_sizes(folder: BuiltFolder, split: str) -> Iterator[tuple[int, int]]
         values = light.get(row)
         for place in filter(None, values["pictures"]):
             try:
-                yield _size(source.get(row, values["file"], place))
+                yield _size(source.get(row, values["file"], place)["bytes"])
             except Exception as error:  # the many of Pillow
                 file = f"{folder.path}/{index.files[values['file']]}"
                 raise OutputError(f"{file} cannot be read: {error}. Build the folder again") from None

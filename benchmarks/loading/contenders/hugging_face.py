@@ -6,6 +6,7 @@ as bytes, of which those needed are decoded with the decoder given.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import tempfile
@@ -20,26 +21,30 @@ import datasets
 from datasets import Features, Image, List, Value, load_dataset, load_from_disk
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.loading.pixels import Batch, Decode, Pixels, collated, kornia
-from benchmarks.loading.source import KEPT, KEY, Source, Window
+from benchmarks.loading.pixels import Batch, Decode, Story, collated, fast
+from benchmarks.loading.source import KEPT, KEY, LENGTH, Source, Stories, Window
 
 SHARDS = 8
 
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # it sleeps 5 s at the end of an epoch, much in so short a one
 
 
-def rows(source: Source, windows: list[Window], kept: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+def rows(source: Stories, windows: list[Window], kept: range) -> Iterator[dict[str, Any]]:
     for window in windows:
-        images = [[{"bytes": source.png(clip, k), "path": None} for k in kept] for clip in window]
-        yield {"captions": source.texts(window), "images": images}
+        images = [[{"bytes": source.picture(clip, k), "path": None} for k in kept] for clip in window]
+        yield {"captions": source.texts(window), "images": images, "masks": source.masks_json(window)}
 
 
-def write(source: Source, folder: Path, *, kept: tuple[int, ...]) -> None:
-    features = Features({"captions": List(Value("string")), "images": List(List(Image()))})
+def write(source: Stories, folder: Path, *, fixed: bool = False) -> None:
+    features = {"captions": List(Value("string")), "images": List(List(Image())), "masks": Value("string")}
+    kept = range(KEY, KEY + 1) if fixed else range(source.kept)
     given = {"source": source, "windows": source.shuffled(), "kept": kept}
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory(dir=folder) as cache:
-        stories = datasets.Dataset.from_generator(rows, features=features, gen_kwargs=given, cache_dir=cache)
+        make = partial(datasets.Dataset.from_generator, features=Features(features), cache_dir=cache)
+        stories = make(rows, gen_kwargs=given)
+        if not source.masks:
+            stories = stories.remove_columns("masks")
         for number in range(SHARDS):
             shard = stories.shard(SHARDS, number)
             shard.to_parquet(folder / f"train-{number:05d}-of-{SHARDS:05d}.parquet")
@@ -48,7 +53,7 @@ def write(source: Source, folder: Path, *, kept: tuple[int, ...]) -> None:
 def pictures(source: Source) -> Iterator[dict[str, Any]]:
     for clip in source.captions:
         for k in range(KEPT):
-            yield {"image": {"bytes": source.png(clip, k), "path": None}}
+            yield {"image": {"bytes": source.picture(clip, k), "path": None}}
 
 
 def write_pictures(source: Source, folder: Path) -> None:
@@ -73,10 +78,14 @@ class Epochs:
 
 
 def collate(decode: Decode | None, samples: list[dict[str, Any]]) -> Batch:
-    drawn = ([random.choice(kept) for kept in sample["images"]] for sample in samples)
-    texts = (sample["captions"] for sample in samples)
-    stories = zip(drawn, texts, strict=True)
-    return collated([([decoded(decode, image) for image in images], captions) for images, captions in stories])
+    stories = []
+    for sample in samples:
+        drawn = random.choices(range(len(sample["images"][0])), k=LENGTH)
+        pictures = [decoded(decode, kept[k]) for kept, k in zip(sample["images"], drawn, strict=True)]
+        masks = json.loads(sample["masks"]) if "masks" in sample else []
+        chosen = [of_clip[k] for of_clip, k in zip(masks, drawn, strict=False)]
+        stories.append(Story(pictures, sample["captions"], chosen))
+    return collated(stories)
 
 
 def decoded(decode: Decode | None, image: Any) -> Any:
@@ -84,11 +93,13 @@ def decoded(decode: Decode | None, image: Any) -> Any:
     return image if decode is None else decode(image["bytes"])
 
 
-def load_stream(source: Source, folder: Path, workers: int, *, decode: Decode | None = None) -> Epochs:
-    files = sorted(map(str, folder.glob("*.parquet")))
+def open_stream(files: list[str], decode: Decode | None) -> datasets.IterableDataset:
     stream = load_dataset("parquet", data_files=files, split="train", streaming=True)
-    if decode:
-        stream = stream.cast_column("images", List(List(Image(decode=False))))
+    return stream.cast_column("images", List(List(Image(decode=False)))) if decode else stream
+
+
+def load_stream(source: Stories, folder: Path, workers: int, *, decode: Decode | None = None) -> Epochs:
+    stream = open_stream(sorted(map(str, folder.glob("*.parquet"))), decode)
     options = {"num_workers": workers, "persistent_workers": workers > 0, "collate_fn": partial(collate, decode)}
     return Epochs(stream.shuffle(seed=0), batch_size=16, **options)
 
@@ -104,11 +115,11 @@ class Windows(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitems__(self, numbers: Sequence[int]) -> list[tuple[list[Pixels], list[str]]]:
+    def __getitems__(self, numbers: Sequence[int]) -> list[Story]:
         windows = [self.windows[number] for number in numbers]
         wanted = [first + random.randrange(KEPT) for firsts, _ in windows for first in firsts]
         images = iter([decoded(self.decode, image) for image in self.stored[wanted]["image"]])
-        return [([next(images) for _ in firsts], captions) for firsts, captions in windows]
+        return [Story([next(images) for _ in firsts], captions) for firsts, captions in windows]
 
 
 def load_map(source: Source, folder: Path, workers: int, *, decode: Decode | None = None) -> DataLoader[Any]:
@@ -119,15 +130,11 @@ def load_map(source: Source, folder: Path, workers: int, *, decode: Decode | Non
     return loader(Windows(source, stored, decode), num_workers=workers, persistent_workers=workers > 0)
 
 
-WRITE = {
-    "hf": partial(write, kept=tuple(range(KEPT))),
-    "hf-fixed": partial(write, kept=(KEY,)),
-    "hf-map": write_pictures,
-}
+WRITE = {"hf": write, "hf-fixed": partial(write, fixed=True), "hf-map": write_pictures}
 LOAD = {
     "hf": load_stream,
     "hf-fixed": load_stream,
-    "hf-kornia": partial(load_stream, decode=kornia),
+    "hf-fast": partial(load_stream, decode=fast),
     "hf-map": load_map,
-    "hf-map-kornia": partial(load_map, decode=kornia),
+    "hf-map-fast": partial(load_map, decode=fast),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from functools import partial
@@ -12,16 +13,17 @@ os.environ.setdefault("LITDATA_DISABLE_VERSION_CHECK", "1")  # asks a server
 
 from litdata import StreamingDataLoader, StreamingDataset, optimize
 
-from benchmarks.loading.pixels import Batch, Decode, collated, kornia, pillow
-from benchmarks.loading.source import KEPT, LENGTH, Source, Window
+from benchmarks.loading.pixels import Batch, Decode, Story, collated, fast, pillow
+from benchmarks.loading.source import KEPT, LENGTH, Stories, Window
 
 
-def sample(source: Source, window: Window) -> dict[str, Any]:
-    pictures = {f"{at}-{k}": source.png(clip, k) for at, clip in enumerate(window) for k in range(KEPT)}
-    return {"captions": source.texts(window), **pictures}
+def sample(source: Stories, window: Window) -> dict[str, Any]:
+    pictures = {f"{at}-{k}": source.picture(clip, k) for at, clip in enumerate(window) for k in range(KEPT)}
+    masks = source.masks_json(window)
+    return {"captions": source.texts(window), **pictures, **({"masks": masks} if masks else {})}
 
 
-def write(source: Source, folder: Path) -> None:
+def write(source: Stories, folder: Path) -> None:
     optimize(
         fn=partial(sample, source),
         inputs=source.shuffled(),
@@ -35,16 +37,19 @@ def write(source: Source, folder: Path) -> None:
 def collate(decode: Decode, samples: list[dict[str, Any]]) -> Batch:
     stories = []
     for story in samples:
-        drawn = [story[f"{at}-{random.randrange(KEPT)}"] for at in range(LENGTH)]
-        stories.append(([decode(bytes(picture)) for picture in drawn], story["captions"]))
+        drawn = random.choices(range(KEPT), k=LENGTH)
+        pictures = [decode(bytes(story[f"{at}-{k}"])) for at, k in enumerate(drawn)]
+        masks = json.loads(story["masks"]) if "masks" in story else []
+        chosen = [of_clip[k] for of_clip, k in zip(masks, drawn, strict=False)]
+        stories.append(Story(pictures, story["captions"], chosen))
     return collated(stories)
 
 
-def load(source: Source, folder: Path, workers: int, *, decode: Decode) -> StreamingDataLoader:
+def load(source: Stories, folder: Path, workers: int, *, decode: Decode) -> StreamingDataLoader:
     stories = StreamingDataset(str(folder), shuffle=True, drop_last=False)
     loader = partial(StreamingDataLoader, batch_size=16, collate_fn=partial(collate, decode))
     return loader(stories, num_workers=workers, persistent_workers=workers > 0)
 
 
 WRITE = {"litdata": write}
-LOAD = {"litdata": partial(load, decode=pillow), "litdata-kornia": partial(load, decode=kornia)}
+LOAD = {"litdata": partial(load, decode=pillow), "litdata-fast": partial(load, decode=fast)}

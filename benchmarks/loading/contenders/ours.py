@@ -1,22 +1,33 @@
-"""This package: the release built by the FlintstonesSV builder, windows cut while they are read."""
+"""This package: the release built by its builder; windows cut while they are read, or published stories."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 from openstory_hf.builders.flintstones_sv import FlintstonesSV
+from openstory_hf.builders.openstory_pp import OpenstoryPP
 
-from benchmarks.loading.pixels import Batch
-from benchmarks.loading.source import LENGTH, Source
+from benchmarks.loading.pixels import GRID, Batch
+from benchmarks.loading.source import LENGTH, Source, Stories
 from openstory_hf.build import build
+from openstory_hf.builder import StoryBuilder
+from openstory_hf.codecs import encode_png
 from openstory_hf.collate import StoryTensorCollator
 from openstory_hf.load import load_stories
 from openstory_hf.loader import StoryLoader
 
 
-def write(source: Source, folder: Path) -> None:
-    build(FlintstonesSV, source.release, folder, splits=["train"])
+def write(source: Stories, folder: Path, *, builder: type[StoryBuilder]) -> None:
+    build(builder, source.release, folder, splits=["train"])
+
+
+@cache  # a picture is written for each of the windows that it is in
+def picture_as_stored(source: Source, clip: str, number: int) -> bytes:
+    """A picture as the builder stores it."""
+    return encode_png(np.load(source.stack_file(clip))[number])
 
 
 class Epochs:
@@ -31,12 +42,21 @@ class Epochs:
         return iter(self.loader)
 
 
-def ours(source: Source, folder: Path, workers: int) -> Epochs:
-    columns = ("images", "captions")
+def windows(source: Source, folder: Path, workers: int, *, masks: bool = False) -> Epochs:
+    """All windows, with a random picture of each clip."""
+    columns = ("images", "captions", *(("instances",) if masks else ()))
     stories = load_stories(str(folder), length=LENGTH, frame="random", shuffle=True, columns=columns)
-    collate = StoryTensorCollator(image_size=128, keep_captions=True, cache_mb=64)
+    grid = (GRID, GRID) if masks else None
+    collate = StoryTensorCollator(image_size=128, keep_captions=True, cache_mb=64, mask_grid=grid)
     return Epochs(StoryLoader(stories, collate, 16, num_workers=workers))
 
 
-WRITE = {"openstory": write}
-LOAD = {"ours": ours}
+def published(source: Stories, folder: Path, workers: int) -> Epochs:
+    """The published stories, with the key picture of each frame; those of Openstory++ share no frames."""
+    stories = load_stories(str(folder), shuffle=True, columns=("images", "captions"))
+    collate = StoryTensorCollator(image_size=512, keep_captions=True)
+    return Epochs(StoryLoader(stories, collate, 16, num_workers=workers))
+
+
+WRITE = {"openstory": partial(write, builder=FlintstonesSV), "openstory-pp": partial(write, builder=OpenstoryPP)}
+LOAD = {"ours": windows, "ours-masks": partial(windows, masks=True), "ours-published": published}
