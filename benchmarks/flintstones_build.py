@@ -4,7 +4,8 @@
 
 The release is that of `benchmarks.loading`: variant B, a `.npy` of five pictures per clip. Both write PNG. The script
 (`xichenpan/ARLDM`, `data_script/flintstones_hdf5.py`) stores every window, ours every clip, and the windows as well.
-Contenders take turns in every round, each in a fresh process; at the end, the pictures of both are compared.
+The release is one shard, so `--num-proc 2` is one process here, with two threads that encode. Contenders take turns in
+every round, each in a fresh process; at the end, the pictures of both are compared.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from benchmarks.loading.source import EPISODES, Source, open_source
 
 CONTENDERS = {
     "hdf5": "AR-LDM's script",
-    "ours-1": "openstory_hf, 1 process",
-    "ours-2": "openstory_hf, 2 processes",
+    "ours-1": "openstory_hf, `--num-proc 1`",
+    "ours-2": "openstory_hf, `--num-proc 2`",
 }
 
 

@@ -68,8 +68,17 @@ class ShardResult:
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
 
-def build_shard(plan: Plan, shard: Shard, out: Path, progress: Progress | None = None) -> ShardResult:
+def build_shard(
+    plan: Plan, shard: Shard, out: Path, progress: Progress | None = None, threads: int = 1
+) -> ShardResult:
     """Write the files of one shard and their result; a pure function of the plan and the shard.
+
+    Args:
+        plan: of the build.
+        shard: of the plan.
+        out: folder of the build.
+        progress: told of finished records.
+        threads: that check and encode frames; they change the speed, never a byte.
 
     Raises:
         BuildError: at the first bad record, or after too many in a row under quarantine.
@@ -83,7 +92,7 @@ def build_shard(plan: Plan, shard: Shard, out: Path, progress: Progress | None =
     result = ShardResult(name=shard.name, split=shard.split, files={}, parts={}, tally=Tally())
     quarantine = _Quarantine(result.rejects)
     for unit in shard.units:
-        _build_unit(plan, unit, writers, result.tally, quarantine, progress)
+        _build_unit(plan, unit, writers, result.tally, quarantine, progress, threads)
     if not result.tally.balanced():
         raise BuildError(f"shard {shard.name}: seen records are not all accounted for: {result.tally}. This is a bug")
     for table, writer in writers.items():
@@ -137,6 +146,7 @@ def _build_unit(
     tally: Tally,
     quarantine: _Quarantine,
     progress: Progress | None,
+    threads: int,
 ) -> None:
     on_reject = partial(quarantine.add, unit) if plan.on_error == "quarantine" else stop_at
     before = tally.frames_written + tally.frames_rejected
@@ -149,6 +159,7 @@ def _build_unit(
         image_codec=plan.image_codec,
         on_reject=on_reject,
         tally=tally,
+        threads=threads,
     )
     for table, row in made:
         quarantine.in_a_row = 0
@@ -189,7 +200,8 @@ def build(
         policy: referential-text policy of the stored column.
         on_error: "raise" stops at the first bad record, "quarantine" leaves bad records out and lists them.
         image_codec: of pictures that are raw pixels in the source: "png", "webp", or "jpeg", which is lossy.
-        num_proc: processes; changes the speed, never a byte.
+        num_proc: cores to use: a process for each shard, and threads where there are fewer shards. Changes the speed,
+            never a byte.
         progress: makes a progress display for a plan.
         shard_bytes: size of a shard the plan aims at.
         row_group_bytes: size of a row group.
@@ -299,9 +311,11 @@ def make_manifest(
 def _run(
     plan: Plan, shards: Sequence[Shard], out: Path, num_proc: int, report: Progress | None
 ) -> Iterator[ShardResult]:
-    if num_proc <= 1 or len(shards) <= 1:
+    workers = max(1, min(num_proc, len(shards)))
+    threads = num_proc // workers
+    if workers == 1:
         for shard in shards:
-            yield build_shard(plan, shard, out, report)
+            yield build_shard(plan, shard, out, report, threads)
         return
     context = multiprocessing.get_context("spawn")  # forking a process that runs Arrow threads can deadlock
     ticks = context.SimpleQueue()
@@ -313,9 +327,8 @@ def _run(
 
     relaying = threading.Thread(target=relay, daemon=True)
     relaying.start()
-    workers = min(num_proc, len(shards))
     try:
-        with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticks)) as pool:
+        with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticks, threads)) as pool:
             futures = [pool.submit(_build_in_worker, shard) for shard in shards]
             try:
                 for future in as_completed(futures):
@@ -333,13 +346,13 @@ def _run(
         relaying.join()
 
 
-_task: tuple[Plan, Path, Any]  # of a worker process: sent once, so that the release's index is read once
+_task: tuple[Plan, Path, Any, int]  # of a worker process: sent once, so that the release's index is read once
 
 
-def _start_worker(plan: Plan, out: Path, ticks: Any) -> None:
+def _start_worker(plan: Plan, out: Path, ticks: Any, threads: int) -> None:
     """Remember the task, and end with the parent: a worker must not outlive a killed build."""
     global _task
-    _task = plan, out, ticks
+    _task = plan, out, ticks, threads
 
     def end_with_parent() -> None:
         if parent := multiprocessing.parent_process():
@@ -350,8 +363,8 @@ def _start_worker(plan: Plan, out: Path, ticks: Any) -> None:
 
 
 def _build_in_worker(shard: Shard) -> ShardResult:
-    plan, out, ticks = _task
-    return build_shard(plan, shard, out, lambda split, number: ticks.put((split, number)))
+    plan, out, ticks, threads = _task
+    return build_shard(plan, shard, out, lambda split, number: ticks.put((split, number)), threads)
 
 
 def _work_folder(out: Path) -> Path:

@@ -6,8 +6,12 @@ rows made here are the same whether they are streamed straight from the raw rele
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +23,7 @@ from openstory_hf.errors import BuildError, OpenStoryError, SourceError, UsageEr
 from openstory_hf.fakes import RawWriter
 from openstory_hf.info import Info
 from openstory_hf.raw import Raw
-from openstory_hf.records import Reject, Sequence, Unit, Window
+from openstory_hf.records import Frame, Reject, Sequence, Unit, Window
 from openstory_hf.references import POLICIES, rewrite
 from openstory_hf.schema import SCHEMA_VERSION, TABLES, StoredFrame, check_sequence, frame_row, store, story_row
 
@@ -212,6 +216,7 @@ def rows(
     image_codec: str,
     on_reject: OnReject,
     tally: Tally,
+    threads: int = 1,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (table, row) of a unit in a fixed order, each source frame read once, few frames held at a time.
 
@@ -223,6 +228,7 @@ def rows(
         image_codec: of pictures that are raw pixels, a name in `codecs.CODECS`.
         on_reject: called with every record that cannot be used; may raise to stop.
         tally: counts are added to it.
+        threads: that check and encode frames; with one, it is done by the caller's.
 
     Raises:
         UsageError: for an unknown policy or codec.
@@ -230,8 +236,10 @@ def rows(
     codec = codecs.get(image_codec)
     if policy not in POLICIES:
         raise UsageError(f"unknown referential-text policy {policy!r}; choose from {', '.join(POLICIES)}")
-    for sequence in _sequences(builder, raw, unit, on_reject, tally):
-        yield from _sequence_rows(builder, sequence, policy, codec, on_reject, tally)
+    with ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext() as pool:
+        for sequence in _sequences(builder, raw, unit, on_reject, tally):
+            frames = _stored_ahead(sequence, codec, pool, threads + 1) if pool else _stored(sequence, codec)
+            yield from _sequence_rows(builder, sequence, frames, policy, on_reject, tally)
 
 
 def _sequences(
@@ -267,7 +275,12 @@ def _sequences(
 
 
 def _sequence_rows(
-    builder: type[StoryBuilder], sequence: Sequence, policy: str, codec: Codec, on_reject: OnReject, tally: Tally
+    builder: type[StoryBuilder],
+    sequence: Sequence,
+    frames: Iterable[_Pending],
+    policy: str,
+    on_reject: OnReject,
+    tally: Tally,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     dataset = dataset_name(builder)
     windows = sorted(sequence.windows, key=lambda window: (window.stop, window.start))
@@ -277,9 +290,9 @@ def _sequence_rows(
     held: dict[int, StoredFrame] = {}  # the frames that open windows still need, key pictures only
     lost: set[Window] = set()
     done = 0
-    for position, frame_id in enumerate(sequence.frame_ids):
+    for position, (frame_id, pending) in enumerate(zip(sequence.frame_ids, frames, strict=True)):
         try:
-            stored = _stored(sequence, frame_id, codec)
+            stored = pending()
         except Reject as reject:
             tally.frames_rejected += 1
             hit = [w for w in windows if w.start <= position < w.stop and w not in lost]
@@ -321,13 +334,54 @@ def _story(
     return story_row(dataset_name(builder), sequence, window, frames, rewritten)
 
 
-def _stored(sequence: Sequence, frame_id: str, codec: Codec) -> StoredFrame:
+_Pending = Callable[[], StoredFrame]
+"""Gives a frame in column form, or raises the `Reject` of it."""
+
+
+def _stored(sequence: Sequence, codec: Codec) -> Iterator[_Pending]:
+    """The frames of a sequence, each read when it is asked for."""
+    for frame_id in sequence.frame_ids:
+        yield partial(_read_and_store, sequence, frame_id, codec)
+
+
+def _stored_ahead(sequence: Sequence, codec: Codec, pool: ThreadPoolExecutor, ahead: int) -> Iterator[_Pending]:
+    """The same frames, some of them brought into column form ahead; read in turn, for sources are no threads' play."""
+    coming: deque[Future[StoredFrame]] = deque()
+    for frame_id in sequence.frame_ids:
+        try:
+            coming.append(pool.submit(_store, _read(sequence, frame_id), frame_id, codec))
+        except OpenStoryError as error:
+            coming.append(Future())
+            coming[-1].set_exception(error)
+        if len(coming) > ahead:
+            yield coming.popleft().result
+    while coming:
+        yield coming.popleft().result
+
+
+def _read_and_store(sequence: Sequence, frame_id: str, codec: Codec) -> StoredFrame:
+    return _store(_read(sequence, frame_id), frame_id, codec)
+
+
+def _read(sequence: Sequence, frame_id: str) -> Frame:
+    with _named(frame_id):
+        return sequence.read(frame_id)
+
+
+def _store(frame: Frame, frame_id: str, codec: Codec) -> StoredFrame:
+    with _named(frame_id):
+        return store(frame, codec)
+
+
+@contextlib.contextmanager
+def _named(record: str) -> Iterator[None]:
+    """Make what a malformed record raises a `Reject` that names it."""
     try:
-        return store(sequence.read(frame_id), codec)
+        yield
     except OpenStoryError:
         raise
     except _MALFORMED as error:
-        raise _unexpected(error, frame_id) from error
+        raise _unexpected(error, record) from error
 
 
 def _unexpected(error: Exception, record: str, file: str = "") -> Reject:

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of pictures that the release has as raw pixels: png (fast), webp (smallest), jpeg (LOSSY, quality 95); "
         "encoded ones keep their bytes",
     )
-    build.add_argument("--num-proc", type=_positive, default=1, help="processes; changes speed, never a byte")
+    build.add_argument("--num-proc", type=_positive, default=1, help="cores to use; changes speed, never a byte")
     build.add_argument("--shard-mb", type=_positive, default=384, help="size of a shard the plan aims at")
     build.add_argument("--row-group-mb", type=_positive, default=24, help="size of a row group")
     build.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -9,7 +9,7 @@ for each row group of the table.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,15 @@ class PartWriter:
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._indexed = 0
 
-    def add(self, rows: pa.Table) -> None:
-        """Index the row group that has just been written to the source."""
+    def add(self, rows: pa.Table, images: Iterable[Sequence[Mapping[str, Any] | None]]) -> None:
+        """Index the row group that has just been written to the source.
+
+        Args:
+            rows: all of it.
+            images: its pictures once more, as they were before Arrow had them.
+        """
         with self._source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            places = []
-            for images in rows.column("images").to_pylist():
-                places.append([None if image is None else self._place(data, image) for image in images])
+            places = [[None if image is None else self._place(data, image) for image in row] for row in images]
             self._indexed = len(data)
         sums = pa.array([sum(place["size"] for place in row if place) for row in places], pa.int64())
         light = [rows.column(name) for name in self._schema.names[: -len(_PLACES)]]

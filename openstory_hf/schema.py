@@ -99,17 +99,18 @@ class StoredFrame:
     """A frame whose pictures are encoded and whose masks are run lengths: ready for rows.
 
     `images` and `instances` are parallel, one entry per kept picture, in column form; the image is None for a picture
-    the source does not ship.
+    the source does not ship. `extras` are those of the frame as JSON.
     """
 
     frame: Frame
+    extras: str
     images: tuple[dict[str, Any] | None, ...]
     instances: tuple[list[dict[str, Any]], ...]
 
     def key_only(self) -> StoredFrame:
         """The same frame with its key picture alone: all that `stories` needs, in a fraction of the memory."""
         key, frame = self.frame.key, replace(self.frame, pictures=(), key=0)
-        return StoredFrame(frame=frame, images=(self.images[key],), instances=(self.instances[key],))
+        return replace(self, frame=frame, images=(self.images[key],), instances=(self.instances[key],))
 
 
 def store(frame: Frame, codec: Codec = codecs.CODECS[codecs.DEFAULT_CODEC]) -> StoredFrame:
@@ -125,7 +126,7 @@ def store(frame: Frame, codec: Codec = codecs.CODECS[codecs.DEFAULT_CODEC]) -> S
     """
     for name in (frame.frame_id, frame.file, *(picture.path for picture in frame.pictures)):
         check_text(name, name="name", record=frame.frame_id, file=frame.file)
-    _check_extras(frame.extras, record=frame.frame_id, file=frame.file)
+    extras = _check_extras(frame.extras, record=frame.frame_id, file=frame.file)
     check_text(frame.caption, name="caption", record=frame.frame_id, file=frame.file)
     check_text(frame.setting, name="setting", record=frame.frame_id, file=frame.file)
     for label in frame.characters:
@@ -137,7 +138,7 @@ def store(frame: Frame, codec: Codec = codecs.CODECS[codecs.DEFAULT_CODEC]) -> S
         image, size = _encoded(picture, frame, codec)
         images.append(image)
         instances.append([_instance(item, size, frame) for item in picture.instances])
-    return StoredFrame(frame=frame, images=tuple(images), instances=tuple(instances))
+    return StoredFrame(frame=frame, extras=extras, images=tuple(images), instances=tuple(instances))
 
 
 def check_sequence(sequence: StorySequence) -> None:
@@ -152,9 +153,10 @@ def check_sequence(sequence: StorySequence) -> None:
     _check_extras(sequence.extras, record=sequence.sequence_id, file=sequence.file)
 
 
-def _check_extras(value: Mapping[str, Any], *, record: str, file: str) -> None:
+def _check_extras(value: Mapping[str, Any], *, record: str, file: str) -> str:
+    """The extras as JSON."""
     try:
-        _extras(value)
+        return _extras(value)
     except (TypeError, ValueError, RecursionError) as error:  # bytes, NaN, a thousand lists in each other
         raise Reject(f"what else is said about it is not JSON: {reason_of(error)}", record=record, file=file) from None
 
@@ -293,7 +295,7 @@ def frame_row(dataset: str, sequence: StorySequence, position: int, stored: Stor
         "key_image": frame.key,
         "timestamp": frame.timestamp,
         "source": {"file": frame.file, "index": position},
-        "extras": _extras(frame.extras),
+        "extras": stored.extras,
         "images": list(stored.images),
     }
 

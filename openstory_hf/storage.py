@@ -141,7 +141,9 @@ class Storage:
         """Ask the system to read bytes [start, stop) of a local file into its cache meanwhile, where it can."""
         if hasattr(mmap, "MADV_WILLNEED"):
             first = start - start % mmap.PAGESIZE
-            self.map(file).madvise(mmap.MADV_WILLNEED, first, stop - first)
+            data = self.map(file)
+            if first < len(data):  # of a file that was cut, reading the pictures says so
+                data.madvise(mmap.MADV_WILLNEED, first, stop - first)
 
     def open(self, file: str) -> Any:
         """A binary stream for Arrow, which asks for just the ranges it needs."""

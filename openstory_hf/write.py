@@ -77,7 +77,7 @@ class TableWriter:
         if self._pending:
             table = pa.Table.from_pylist(self._pending, schema=self._schema)
             self._writer.write_table(table)
-            self.index.add(table)
+            self.index.add(table, [row["images"] for row in self._pending])
             self.rows += len(self._pending)
             self.row_groups += 1
             self._pending, self._bytes = [], 0

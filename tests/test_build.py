@@ -192,6 +192,20 @@ def test_two_processes_write_the_bytes_of_one_and_report_every_record(raw, out, 
     assert len(list((out / "frames").iterdir())) == 6  # so there was something to share
 
 
+def test_threads_within_a_shard_write_the_bytes_of_one_and_stop_at_the_same_record(raw, tmp_path):
+    messages = []
+    for cores in (1, 3):
+        options = {"splits": ["train"], "num_proc": cores}
+        with pytest.raises(BuildError) as caught:
+            build(FlintstonesSV, raw, tmp_path / f"stopped-{cores}", **options)
+        messages.append(str(caught.value))
+        build(FlintstonesSV, raw, tmp_path / f"out-{cores}", on_error="quarantine", row_group_bytes=12_000, **options)
+    assert tree(tmp_path / "out-1") == tree(tmp_path / "out-3")
+    assert [line["record"] for line in lines(tmp_path / "out-3")] == [clip(6, "s_01_e_03")]
+    assert messages[0] == messages[1]
+    assert len(list((tmp_path / "out-3/frames").iterdir())) == 1  # so there were threads, not processes
+
+
 def test_a_finished_build_is_left_alone(raw, out, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     monkeypatch.setattr(build_room, "build_shard", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -16,17 +17,23 @@ from openstory_hf.records import Reject
 
 def npy_header(data: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, Fortran order, dtype and the start of the data of a `.npy` file."""
-    stream = io.BytesIO(data)
+    size = data[8:10] if data[6:7] == b"\x01" else data[8:12]
     with refusing("not a readable .npy", name):
-        version = npy_format.read_magic(stream)
-        if version not in ((1, 0), (2, 0), (3, 0)):
-            raise ValueError(f"unknown version {version}")
-        # 3.0 differs from 2.0 in the names of fields only, and arrays with fields are refused
-        read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        if min(shape, default=0) < 0:
-            raise ValueError(f"negative sides in the shape {shape}")
-        return shape, fortran, dtype, stream.tell()
+        return _header(data[: 8 + len(size) + int.from_bytes(size, "little")])
+
+
+@lru_cache(maxsize=64)  # the arrays of a release share theirs
+def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    stream = io.BytesIO(data)
+    version = npy_format.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"unknown version {version}")
+    # 3.0 differs from 2.0 in the names of fields only, and arrays with fields are refused
+    read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"negative sides in the shape {shape}")
+    return shape, fortran, dtype, stream.tell()
 
 
 def read_npy(data: bytes, name: str) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
@@ -372,6 +373,7 @@ class Raw:
         return array.item() if isinstance(array, np.ndarray) and shape == () else array
 
 
+@lru_cache(maxsize=256)  # a file is asked for several times while it is read
 def _relative(name: str) -> str:
     """The name without detours (`a//./b/` is `a/b`).
 
