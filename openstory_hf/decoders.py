@@ -33,32 +33,41 @@ _LARGEST = 64 << 20
 
 
 class Cache:
-    """Pixels made last, for windows that share their frames.
+    """Pixels and masks made last, for windows that share their frames.
 
     Args:
-        size: bytes of pixels to keep.
+        size: bytes to keep.
     """
 
     def __init__(self, size: int) -> None:
         self._size, self._held = size, 0
-        self._kept: OrderedDict[Hashable, NDArray[np.uint8]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """The pixels that are kept under a key, or those that `make` gives, which are kept then; not to be changed."""
+    def get(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """What is kept under a key, or what `make` gives, which is kept then; not to be changed."""
+        found = self.find(key)
+        if found is None:
+            found = make()
+            self.keep(key, found)
+        return found
+
+    def find(self, key: Hashable) -> NDArray[Any] | None:
+        """What is kept under a key, not to be changed; None if it is nothing."""
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
-                return found
-        found = make()
+            return found
+
+    def keep(self, key: Hashable, values: NDArray[Any]) -> None:
+        """Keep an array, and forget those that were not asked for the longest if there is no room."""
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = found
-                self._held += found.nbytes
+                self._kept[key] = values
+                self._held += values.nbytes
             while self._held > self._size:
                 self._held -= self._kept.popitem(last=False)[1].nbytes
-        return found
 
 
 @cache

@@ -7,6 +7,7 @@ the first time cost as much as decoding. Here workers fill memory that no batch 
 from __future__ import annotations
 
 import contextlib
+import gc
 import mmap
 import multiprocessing
 import os
@@ -357,6 +358,7 @@ def _work(connection: Any, stream: ElasticStream, recipe: _Recipe, worker: int, 
     """Answer `begin` and `next` until told to stop, or until the training process is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # as in a DataLoader: the processes are the parallelism
+    gc.freeze()  # what was imported is no garbage, and need not be searched again and again
     stream.take_part(worker, workers)
     slots = _Slots()
     batches: Iterator[Batch] = iter(())

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 torch = pytest.importorskip("torch")
@@ -442,6 +444,22 @@ class TestPixels:
                 found[split, cache_mb] = collate(rows)["pixel_values"]
         first, *others = found.values()
         assert all(torch.equal(first, other) for other in others)
+
+    @given(st.data())
+    def test_masks_that_are_kept_are_those_of_the_row(self, data):
+        """Whatever a view does to the instances of a picture."""
+        decoders.shared_cache.cache_clear()
+        shapes = {"a": np.tri(8, dtype=np.uint8), "b": (np.arange(64).reshape(8, 8) % 3 == 1).astype(np.uint8)}
+        known = [
+            {"label": name, "character": "", "segmentation": masks.encode(shape)} for name, shape in shapes.items()
+        ]
+        row = story(TWO)
+        plain, keeping = (StoryTensorCollator(image_size=16, mask_grid=(4, 4), cache_mb=size) for size in (0, 1))
+        for _ in range(4):
+            row["instances"] = [data.draw(st.lists(st.sampled_from(known), max_size=3)) for _ in TWO]
+            expected, found = plain([row]), keeping([row])
+            assert torch.equal(found["instance_masks"], expected["instance_masks"])
+            assert torch.equal(found["instance_valid"], expected["instance_valid"])
 
     def test_threads_change_nothing(self):
         rows = [story(TWO, f"d/{number}", width=10 + number) for number in range(5)]

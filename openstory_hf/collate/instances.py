@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from openstory_hf import decoders
 from openstory_hf.collate.common import Row, spread, taken
 from openstory_hf.collate.pixels import Geometry
 from openstory_hf.views import Span, row_error
@@ -72,7 +72,10 @@ def masked_instances(row: Row, frame: int) -> list[Instance]:
 
 
 def instance_grids(
-    instances: Sequence[Sequence[Instance]], geometries: Sequence[Geometry], grid: tuple[int, int]
+    instances: Sequence[Sequence[Instance]],
+    geometries: Sequence[Geometry],
+    grid: tuple[int, int],
+    kept: decoders.Cache | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The masks of the instances of I pictures, at most K of each.
 
@@ -80,15 +83,28 @@ def instance_grids(
         instances: of each picture, all with a segmentation.
         geometries: of each picture.
         grid: (h, w).
+        kept: keeps what was made, for windows that share their pictures.
 
     Returns:
         the share of each cell that an instance covers, float32 (I, K, h, w), and which of the K are one, bool (I, K).
     """
-    of_one_geometry = groupby(zip(geometries, instances, strict=True), key=itemgetter(0))
-    shares = [
-        geometry.coverage([entry["segmentation"] for _, of_picture in group for entry in of_picture], grid)
-        for geometry, group in of_one_geometry
+    keys = [
+        (geometry, grid, *((*entry["segmentation"]["size"], entry["segmentation"]["counts"]) for entry in of_picture))
+        if kept is not None and geometry.shared
+        else None
+        for geometry, of_picture in zip(geometries, instances, strict=True)
     ]
+    shares: list[Any] = [None if kept is None or key is None else kept.find(key) for key in keys]
+    missing = [number for number, known in enumerate(shares) if known is None]
+    for geometry, group in groupby(missing, key=lambda number: geometries[number]):
+        numbers = list(group)
+        rles = [entry["segmentation"] for number in numbers for entry in instances[number]]
+        covered, start = geometry.coverage(rles, grid), 0
+        for number in numbers:
+            stop = start + len(instances[number])
+            shares[number], start = covered[start:stop], stop
+            if kept is not None and keys[number] is not None:
+                kept.keep(keys[number], shares[number].copy())
     valid = taken([len(of_picture) for of_picture in instances])
     return spread(torch.from_numpy(np.concatenate([np.zeros((0, *grid), np.float32), *shares])), valid), valid
 

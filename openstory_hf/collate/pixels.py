@@ -109,7 +109,7 @@ class Pixels:
             send, and `normalize` does the rest on the device.
         threads: threads that decode, 0 for the calling one. The decoders release the interpreter's lock.
         cache_mb: megabytes of decoded pictures to keep for later batches, of each process: windows that share frames
-            then share their decoding. Worth its memory where `load_stories` mixes few blocks at a time.
+            then share their decoding. Worth its memory where `load_stories` shuffles by blocks.
     """
 
     geometry: Geometry
@@ -136,7 +136,7 @@ class Pixels:
         """
         wanted = buffers.empty((len(frames), 3, *self.geometry.size), _KINDS[self.dtype])
         array = wanted.numpy()  # numpy's calls cost less than torch's, and there are some for each picture
-        kept = decoders.shared_cache(self.cache_mb << 20, os.getpid()) if self.cache_mb else None
+        kept = kept_by(self.cache_mb)
         affine = None if self.dtype == "uint8" else _affine(self.mean, self.std)
 
         def fill(place: int) -> None:
@@ -150,6 +150,11 @@ class Pixels:
 
         in_threads(fill, range(len(frames)), self.threads)
         return wanted
+
+
+def kept_by(cache_mb: int) -> decoders.Cache | None:
+    """What this process keeps of the pictures of earlier batches, None for an option `cache_mb` of 0."""
+    return decoders.shared_cache(cache_mb << 20, os.getpid()) if cache_mb else None
 
 
 def _planes(row: Row, frame: int, geometry: Geometry, kept: decoders.Cache | None) -> NDArray[np.uint8]:

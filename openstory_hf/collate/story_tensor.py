@@ -20,7 +20,7 @@ from openstory_hf.collate.common import (
 )
 from openstory_hf.collate.encoding import check_room
 from openstory_hf.collate.instances import instance_grids, masked_instances
-from openstory_hf.collate.pixels import RGB, Dtype, normalize, sides
+from openstory_hf.collate.pixels import RGB, Dtype, kept_by, normalize, sides
 from openstory_hf.collate.source import Fit, Place, Source
 from openstory_hf.errors import UsageError
 from openstory_hf.views import frame_images, row_error
@@ -198,7 +198,8 @@ class StoryTensorCollator:
             batch["setting_labels"] = spread(torch.tensor(places), mask, -1)
         if self.mask_grid is not None:
             instances = [masked_instances(*frame) for frame in targets]
-            shares, valid = instance_grids(instances, target.geometries(crops, len(targets)), self.mask_grid)
+            geometries = target.geometries(crops, len(targets))
+            shares, valid = instance_grids(instances, geometries, self.mask_grid, kept_by(self.cache_mb))
             batch |= {"instance_masks": spread(shares, mask), "instance_valid": spread(valid, mask)}
             if self.cast:
                 who = [_index(self.cast, entry["character"]) for of_frame in instances for entry in of_frame]
