@@ -220,7 +220,12 @@ class Raw:
             Reject: if it is missing, damaged or too large.
         """
         with refusing("the file cannot be read", name), self.open(name) as stream:
-            return stream.read()
+            content = stream.read()
+            if self.is_zip and len(content) != self.size(
+                name
+            ):  # the checksum says nothing about the size that is listed
+                raise EOFError(f"{len(content):,} bytes where the zip lists {self.size(name):,}")
+            return content
 
     def text(self, name: str) -> str:
         """A UTF-8 text file, without its byte-order mark.
