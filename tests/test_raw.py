@@ -279,6 +279,15 @@ class TestZips:
         path.write_bytes(data.replace(struct.pack("<I", 5_000_000), struct.pack("<I", 10)))
         assert "BadZipFile" in refused(Raw(path).read, "a.txt").reason
 
+    def test_a_member_shorter_than_its_listed_size_is_refused(self, tmp_path):
+        """The checksum of nothing is that of an empty member, so `zipfile` is content."""
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("empty.txt", b"")
+        data = bytearray((tmp_path / "x.zip").read_bytes())
+        data[data.index(b"PK\1\2") + 24] = 7  # the size in the table of contents
+        (tmp_path / "x.zip").write_bytes(data)
+        assert "0 bytes where the zip lists 7" in refused(Raw(tmp_path / "x.zip").read, "empty.txt").reason
+
     def test_a_zip_that_vanishes_is_a_source_error(self, tmp_path):
         raw = release(tmp_path / "r", {"a.txt": b""}, "zip")
         raw.path.unlink()

@@ -7,16 +7,20 @@ The corpus that grows is kept in the work folder and read again the next time, a
 """
 
 import argparse
+import importlib
 import importlib.util
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from . import HARNESSES
 
 HANG_SECONDS = 5
 MEMORY_MB = 1024
+TURN_SECONDS = 60
+"""Of one process: atheris never lets go of the results of instrumented comparisons of arrays."""
 
 
 def fuzz(name: str, seconds: int, work: Path) -> bool:
@@ -29,22 +33,29 @@ def fuzz(name: str, seconds: int, work: Path) -> bool:
         (corpus / f"seed-{number}").write_bytes(seed)
     dictionary = work / name / "tokens"
     dictionary.write_text("".join(f'"{_escaped(token)}"\n' for token in harness.TOKENS), encoding="ascii")
-    flags = [f"-max_total_time={seconds}", f"-timeout={HANG_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", "-max_len=4096"]
-    flags += [f"-dict={dictionary}", f"-artifact_prefix={found}/", "-print_final_stats=1", str(corpus)]
-    command = [sys.executable, "-m", "tests.fuzz.engine", name, *flags]
-    run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    said = run.stderr + run.stdout
-    (work / name / "log").write_text(said, encoding="utf-8")
-    coverage = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", said) or [("0", "0", "0")]
-    (first, *_), (edges, features, inputs) = coverage[0], coverage[-1]
-    executions, memory = _stat(said, "number_of_executed_units"), _stat(said, "peak_rss_mb")
+    flags = [f"-timeout={HANG_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", "-max_len=4096", "-print_final_stats=1"]
+    flags += [f"-dict={dictionary}", f"-artifact_prefix={found}/", str(corpus)]
+    executions = memory = 0
+    coverage: list[tuple[str, str, str]] = []
+    began = time.monotonic()
+    while (left := began + seconds - time.monotonic()) >= 1:
+        turn = f"-max_total_time={min(left, TURN_SECONDS):.0f}"
+        command = [sys.executable, "-m", "tests.fuzz.engine", name, turn, *flags]
+        run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        said = run.stderr + run.stdout
+        executions += _stat(said, "number_of_executed_units")
+        memory = max(memory, _stat(said, "peak_rss_mb"))
+        coverage += re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", said)
+        if run.returncode:
+            break
+    (first, *_), (edges, features, inputs) = (*coverage[:1], ("0", "0", "0"))[0], (("0", "0", "0"), *coverage)[-1]
     print(
-        f"{name}: {executions:,} executions in {seconds} s, coverage {first} -> {edges} edges ({features} features, "
-        f"{inputs} inputs), peak {memory} MB, {'no crash' if run.returncode == 0 else 'A CRASH'}",
+        f"{name}: {executions:,} executions in {time.monotonic() - began:.0f} s, coverage {first} -> {edges} edges "
+        f"({features} features, {inputs} inputs), peak {memory} MB, {'A CRASH' if run.returncode else 'no crash'}",
         flush=True,
     )
     if run.returncode:
-        print(f"  log: {work / name / 'log'}; input: {', '.join(map(str, sorted(found.iterdir())))}")
+        print(f"  inputs found: {', '.join(map(str, sorted(found.iterdir())))}")
         print("  " + "\n  ".join(said.splitlines()[-40:]))
     return run.returncode == 0
 

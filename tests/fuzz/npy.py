@@ -43,5 +43,7 @@ def one_input(data: bytes) -> None:
         except OpenStoryError:
             return
     assert max(array.nbytes, array.size) <= len(data)
+    if data[6] == 3:  # numpy reads small deviations of earlier versions only
+        data = data[:6] + b"\2" + data[7:]
     expected = np.load(io.BytesIO(data), allow_pickle=False)
     assert (array.dtype, array.shape, array.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
