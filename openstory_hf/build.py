@@ -313,10 +313,9 @@ def _run(
             try:
                 for future in as_completed(futures):
                     yield future.result()
-            except BaseException as error:
-                if not isinstance(error, Exception):  # interrupted: the shards that are begun would take minutes
-                    stop.close()
-                pool.shutdown(wait=False, cancel_futures=True)
+            except BaseException:
+                stop.close()  # the shards that are begun could take minutes more, in a folder that is not claimed then
+                pool.shutdown(cancel_futures=True)
                 raise
     except BrokenProcessPool:
         raise BuildError(
@@ -330,9 +329,9 @@ def _run(
 
 
 def _ended(workers: Iterable[BaseProcess], work: Path) -> str:
-    """Which worker was ended from outside, how, and at what: the pool ends the others, with SIGTERM."""
+    """Which worker was ended from outside, how, and at what; the others were ended here, with 1 or SIGTERM."""
     for worker in workers:
-        if worker.exitcode not in (None, 0, -signal.SIGTERM):
+        if worker.exitcode not in (None, 0, 1, -signal.SIGTERM):
             shards = {name.name.split("-", 3)[3].removesuffix("-index") for name in work.glob(f"tmp-{worker.pid}-*")}
             how = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit status {worker.exitcode}"
             return f"worker process {worker.pid}, at {', '.join(sorted(shards)) or 'its start'}, was ended by {how}"

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Features
 
 from openstory_hf.errors import BuildError
 from openstory_hf.index import PartWriter
+from openstory_hf.parquet import ParquetWriter
 from openstory_hf.schema import picture_bytes
 
 ROW_GROUP_TARGET = 24 << 20
@@ -70,7 +70,7 @@ class TableWriter:
         leaves = _leaves(self._schema)
         plain = [leaf for leaf in leaves if leaf.startswith("images.")]
         with writing(path):
-            self._writer = pq.ParquetWriter(
+            self._writer = ParquetWriter(
                 path,
                 self._schema,
                 compression={leaf: "none" if leaf in plain else "zstd" for leaf in leaves},

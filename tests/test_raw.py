@@ -279,6 +279,13 @@ class TestZips:
         path.write_bytes(data.replace(struct.pack("<I", 5_000_000), struct.pack("<I", 10)))
         assert "BadZipFile" in refused(Raw(path).read, "a.txt").reason
 
+    def test_a_zip_of_several_disks_is_a_source_error(self, tmp_path):
+        """`zipfile.is_zipfile` does not only answer, it raises."""
+        locator = b"PK\6\7" + struct.pack("<LQL", 0, 0, 2)
+        (tmp_path / "x.zip").write_bytes(locator + b"PK\5\6" + b"\xff" * 16 + b"\0\0")
+        with pytest.raises(SourceError, match="not a folder or a zip"):
+            Raw(tmp_path / "x.zip")
+
     def test_a_member_shorter_than_its_listed_size_is_refused(self, tmp_path):
         """The checksum of nothing is that of an empty member, so `zipfile` is content."""
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:

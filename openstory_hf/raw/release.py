@@ -66,7 +66,7 @@ class Raw:
         self._memo: dict[Callable[[Raw], Any], Any] = {}
         if self.path.is_dir():
             self.is_zip = False
-        elif self.path.is_file() and zipfile.is_zipfile(self.path):
+        elif self.path.is_file() and _is_zip(self.path):
             self.is_zip = True
         else:
             what = "is not a folder or a zip" if self.path.exists() else "does not exist"
@@ -387,6 +387,13 @@ def _relative(name: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise Reject(f"the file name {name!r} would leave the release", file=name)
     return str(path)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that goes on in another file
+        return False
 
 
 def _is_plain(name: str) -> bool:

@@ -1,6 +1,5 @@
 """The unpickler: plain values or a named refusal, nothing run, and no more to walk through than the file is long."""
 
-import codecs
 import pickle
 
 import numpy as np
@@ -31,9 +30,6 @@ TOKENS = [
     *(b"U" + bytes([len(code)]) + code for code in (b"u1", b"<f8", b"O", b"S0", b"U3", b"V8", b"i4,i4", b"M8")),
     *(b"cos\nsystem\n", b"cbuiltins\neval\n", b"\x8c\x02os\x8c\x06system\x93", b"p99999999\n", b"r\xff\xff\xff\x0f"),
 ]
-
-
-codecs.lookup("raw-unicode-escape")  # imports a module the first time, which `watched` would see
 
 
 def one_input(data: bytes) -> None:

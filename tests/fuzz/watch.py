@@ -1,5 +1,6 @@
 """A hook that sees whatever the interpreter is asked to run, write, connect to or remove, and refuses it."""
 
+import codecs
 import contextlib
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def watched() -> Iterator[None]:
     """Nothing may be run meanwhile; a hook cannot be removed, so it is only told when to look."""
     global _armed, _installed
     if not _installed:
+        codecs.lookup("raw-unicode-escape")  # the first use of a codec imports a module
         sys.addaudithook(_hook)
         _installed = True
     seen.clear()
