@@ -1,4 +1,4 @@
-"""One record in a hundred is broken, under quarantine: each is named, all others are written, and the sums are right."""
+"""One record in a hundred is broken, under quarantine: it is named, all others are written, and the sums are right."""
 
 import functools
 import json
