@@ -19,7 +19,7 @@ from . import HARNESSES
 
 HANG_SECONDS = 5
 MEMORY_MB = 1024
-TURN_SECONDS = 60
+TURN_SECONDS = 20
 """Of one process: atheris never lets go of the results of instrumented comparisons of arrays."""
 
 
