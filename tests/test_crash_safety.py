@@ -247,7 +247,7 @@ def test_a_limit_on_the_size_of_files_is_one_line_as_well(raw, tmp_path):
 # -- processes that are ended, and two at once -------------------------------------------------------------
 
 WAITING = """
-import os, sys, time
+import os, signal, sys, time
 from openstory_hf import write
 from openstory_hf.cli import main
 
@@ -265,6 +265,7 @@ def add_or_wait(writer, row):
 
 write.TableWriter.add = add_or_wait
 if __name__ == "__main__":  # worker processes import this file as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     sys.exit(main(sys.argv[1:]))
 """
 
@@ -310,7 +311,7 @@ def test_a_terminated_build_says_so_leaves_no_worker_and_can_be_continued(raw, e
     held = Held(tmp_path, raw, "--num-proc", str(processes))
     workers = held.pids(processes)
     held.process.send_signal(stop)
-    _, said = held.process.communicate()
+    _, said = held.process.communicate(timeout=120)
     assert held.process.returncode == 128 + stop
     assert said == "openstory: interrupted; the same command continues a build\n"
     until(lambda: not any(map(runs, workers)))
@@ -335,7 +336,7 @@ def test_a_killed_worker_is_named_with_what_it_was_at(raw, expected, tmp_path):
     held = Held(tmp_path, raw, "--num-proc", "2")
     victim = held.pids(2)[0]
     os.kill(victim, signal.SIGKILL)
-    _, said = held.process.communicate()
+    _, said = held.process.communicate(timeout=120)
     assert held.process.returncode == 1
     assert re.fullmatch(
         rf"openstory: worker process {victim}, at (train|validation)-00000-of-00001, was ended by SIGKILL, most often "
@@ -356,7 +357,7 @@ def test_a_second_build_into_one_folder_is_refused_with_the_process_of_the_first
     assert "choose another --out" in message
     assert f"remove {held.out / '.build/lock'}" in message
     held.go.touch()
-    _, said = held.process.communicate()
+    _, said = held.process.communicate(timeout=120)
     assert held.process.returncode == 0, said
     assert tree(held.out) == expected
 
@@ -375,7 +376,7 @@ def test_a_lock_nobody_holds_any_more_can_be_removed_as_the_message_says(raw, ex
         assert tree(held.out) == expected
     finally:
         held.process.kill()
-        held.process.communicate()
+        held.process.communicate(timeout=120)
 
 
 def test_builds_killed_at_random_end_with_the_same_bytes(tmp_path):

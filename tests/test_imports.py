@@ -26,6 +26,7 @@ ORDER = [
     "forms",
     "schema",
     "builder",
+    "parquet",
     "index",
     "write",
     "plan",
