@@ -315,7 +315,9 @@ def _run(
                     yield future.result()
             except BaseException:
                 stop.close()  # the shards that are begun could take minutes more, in a folder that is not claimed then
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)
+                for worker in started:
+                    worker.join(timeout=10)
                 raise
     except BrokenProcessPool:
         raise BuildError(
