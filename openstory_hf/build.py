@@ -15,7 +15,8 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -308,11 +309,15 @@ def _run(
     workers = min(num_proc, len(shards))
     try:
         with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticks, alive)) as pool:
-            futures = [pool.submit(_build_in_worker, shard) for shard in shards]
+            futures = {pool.submit(_build_in_worker, shard) for shard in shards}
             started = set(multiprocessing.active_children()) - others
             try:
-                for future in as_completed(futures):
-                    yield future.result()
+                while futures:
+                    done, futures = wait_for(futures, timeout=1, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+                    if futures and any(worker.exitcode for worker in started):
+                        raise BrokenProcessPool  # the pool itself notices some only when another shard is done
             except BaseException:
                 stop.close()  # the shards that are begun could take minutes more, in a folder that is not claimed then
                 pool.shutdown(wait=False, cancel_futures=True)
