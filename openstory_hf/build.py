@@ -11,12 +11,17 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +47,7 @@ from openstory_hf.records import Reject, Unit
 from openstory_hf.references import RULES_VERSION
 from openstory_hf.schema import SCHEMA_VERSION, TABLES
 from openstory_hf.version import __version__
-from openstory_hf.write import ROW_GROUP_TARGET, TableWriter, file_facts, publish, write_whole
+from openstory_hf.write import ROW_GROUP_TARGET, TableWriter, file_facts, make_folder, publish, write_whole, writing
 
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
@@ -244,7 +249,8 @@ def build(
         write_whole(out / REJECTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out))
         card.write(out, builder.INFO, manifest, left_out)
         write_whole(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
-        shutil.rmtree(work)
+        with writing(work):
+            shutil.rmtree(work)
     return manifest
 
 
@@ -255,7 +261,8 @@ def _join_indexes(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
         for split in dict.fromkeys(shard.split for shard in plan.shards):
             parts = [work / _part(table, shard) for shard in plan.shards if shard.split == split]
             temporary = work / f"tmp-{os.getpid()}-{table}-{split}-index"
-            rows = join_parts(parts, temporary, TABLES[table])
+            with writing(temporary):
+                rows = join_parts(parts, temporary, TABLES[table])
             made[index_file(table, split)] = {"rows": rows, **file_facts(temporary)}
             publish(temporary, out / index_file(table, split))
     return made
@@ -319,6 +326,8 @@ def _run(
         return
     context = multiprocessing.get_context("spawn")  # forking a process that runs Arrow threads can deadlock
     ticks = context.SimpleQueue()
+    alive, stop = context.Pipe(duplex=False)  # whoever holds the other end lives until this one is closed
+    others = set(multiprocessing.active_children())
 
     def relay() -> None:
         while (tick := ticks.get()) is not None:
@@ -328,35 +337,55 @@ def _run(
     relaying = threading.Thread(target=relay, daemon=True)
     relaying.start()
     try:
-        with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticks, threads)) as pool:
-            futures = [pool.submit(_build_in_worker, shard) for shard in shards]
+        with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticks, threads, alive)) as pool:
+            futures = {pool.submit(_build_in_worker, shard) for shard in shards}
+            started = set(multiprocessing.active_children()) - others
             try:
-                for future in as_completed(futures):
-                    yield future.result()
+                while futures:
+                    done, futures = wait_for(futures, timeout=1, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+                    if futures and any(worker.exitcode for worker in started):
+                        raise BrokenProcessPool  # the pool itself notices some only when another shard is done
             except BaseException:
+                stop.close()  # the shards that are begun could take minutes more, in a folder that is not claimed then
                 pool.shutdown(wait=False, cancel_futures=True)
+                for worker in started:
+                    worker.join(timeout=10)
                 raise
     except BrokenProcessPool:
         raise BuildError(
-            "a worker process was ended from outside, most often for want of memory. "
+            f"{_ended(started, _work_folder(out))}, most often for want of memory. "
             "Run the same command again to continue, with fewer --num-proc"
         ) from None
     finally:
+        stop.close()
         ticks.put(None)
         relaying.join()
+
+
+def _ended(workers: Iterable[BaseProcess], work: Path) -> str:
+    """Which worker was ended from outside, how, and at what; the others were ended here, with 1 or SIGTERM."""
+    for worker in workers:
+        if worker.exitcode not in (None, 0, 1, -signal.SIGTERM):
+            shards = {name.name.split("-", 3)[3].removesuffix("-index") for name in work.glob(f"tmp-{worker.pid}-*")}
+            how = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit status {worker.exitcode}"
+            return f"worker process {worker.pid}, at {', '.join(sorted(shards)) or 'its start'}, was ended by {how}"
+    return "a worker process was ended from outside"
 
 
 _task: tuple[Plan, Path, Any, int]  # of a worker process: sent once, so that the release's index is read once
 
 
-def _start_worker(plan: Plan, out: Path, ticks: Any, threads: int) -> None:
-    """Remember the task, and end with the parent: a worker must not outlive a killed build."""
+def _start_worker(plan: Plan, out: Path, ticks: Any, threads: int, alive: Connection) -> None:
+    """Remember the task, and end with the parent or when it says so: a worker must not outlive a killed build."""
     global _task
     _task = plan, out, ticks, threads
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; it is the parent who decides
 
     def end_with_parent() -> None:
         if parent := multiprocessing.parent_process():
-            parent.join()
+            wait([parent.sentinel, alive])
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
@@ -378,7 +407,7 @@ def _claimed(out: Path, plan: Plan) -> Iterator[Path]:
     Raises:
         BuildError: if another build is running there, or the folder holds something else.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     work = _work_folder(out)
     strangers = sorted(entry.name for entry in out.iterdir() if entry.name != work.name)
     if strangers and not work.is_dir():
@@ -386,13 +415,20 @@ def _claimed(out: Path, plan: Plan) -> Iterator[Path]:
             f"{out} is not empty ({', '.join(strangers[:3])}) and does not hold an unfinished build. "
             "Choose another --out"
         )
-    work.mkdir(exist_ok=True)
-    lock = FileLock(work / "lock")  # released by the system when the process dies, however it dies
-    try:
-        claim = lock.acquire(timeout=0)
-    except Timeout:
-        raise BuildError(f"another build is writing to {out}. Wait for it, or choose another --out") from None
+    make_folder(work)
+    lock, owner = FileLock(work / "lock"), work / "owner"  # the system unlocks when the process dies, however it dies
+    with writing(work):
+        try:
+            claim = lock.acquire(timeout=0)
+        except Timeout:
+            raise BuildError(
+                f"another build is writing to {out}: {_read(owner) or 'a process that has just begun'}. Wait for it, "
+                f"end it, or choose another --out. If that process is gone (some network file systems keep its lock), "
+                f"remove {lock.lock_file} and run the same command again"
+            ) from None
     with claim:
+        with writing(owner):
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         begun = work / "plan"
         if begun.exists() and begun.read_text() != plan.fingerprint:
             raise BuildError(
@@ -400,9 +436,18 @@ def _claimed(out: Path, plan: Plan) -> Iterator[Path]:
                 "changed). Remove the folder, or choose another --out"
             )
         for leftover in [*work.glob("*tmp-*"), *out.glob("*.tmp-*")]:
-            leftover.unlink()
+            with writing(leftover):
+                leftover.unlink()
         write_whole(begun, plan.fingerprint)
         yield work
+
+
+def _read(path: Path) -> str:
+    """The text of a file that may go away meanwhile."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _finished(out: Path, plan: Plan) -> dict[str, Any] | None:

@@ -245,7 +245,9 @@ def rows(
 def _sequences(
     builder: type[StoryBuilder], raw: Raw, unit: Unit, on_reject: OnReject, tally: Tally
 ) -> Iterator[Sequence]:
-    def refuse(reject: Reject) -> None:
+    def refuse(reject: Reject, file: str = "") -> None:
+        reject.record = reject.record or unit.unit_id
+        reject.file = reject.file or file or str(unit.data.get("file", ""))
         tally.stories_seen += len(reject.stories)
         tally.stories_rejected += len(reject.stories)
         on_reject(reject)
@@ -257,19 +259,19 @@ def _sequences(
         except Reject as reject:
             return refuse(reject)
         except _MALFORMED as error:
-            return refuse(_unexpected(error, unit.unit_id, unit.data.get("file", "")))
+            return refuse(_unexpected(error, unit.unit_id))
         if item is None:
             return
         if isinstance(item, Reject):
             refuse(item)
             continue
         for known in item.rejects:
-            refuse(known)
+            refuse(known, item.file)
         try:
             check_sequence(item)
         except Reject as reject:
             reject.stories = tuple(f"{dataset_name(builder)}/{window.story_id}" for window in item.windows)
-            refuse(reject)
+            refuse(reject, item.file)
             continue
         yield item
 

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
+from openstory_hf.parquet import ParquetWriter
+
 FOLDER = "index"
 
 _PICTURE = pa.struct([("path", pa.string()), ("offset", pa.int64()), ("size", pa.int32())])
@@ -60,7 +62,7 @@ class PartWriter:
         self.path = path
         self._source = source
         self._schema = _part_schema(features)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = ParquetWriter(path, self._schema, compression="zstd")
         self._indexed = 0
 
     def add(self, rows: pa.Table, images: Iterable[Sequence[Mapping[str, Any] | None]]) -> None:
@@ -95,7 +97,7 @@ class PartWriter:
 def join_parts(parts: Sequence[Path], path: Path, features: Features) -> int:
     """Write the index of a table and split from those of its files, in their order; returns the number of rows."""
     rows = 0
-    with pq.ParquetWriter(path, index_schema(features), compression="zstd") as writer:
+    with ParquetWriter(path, index_schema(features), compression="zstd") as writer:
         for number, part in enumerate(parts):
             with pq.ParquetFile(part) as parquet:
                 for group in range(parquet.num_row_groups):

@@ -36,6 +36,7 @@ _SMALL = 1 << 12
 
 _ALIGN = 64
 _SHM = Path("/dev/shm")  # files that never reach a disk, where the system has them
+_FOLDER = _SHM if _SHM.is_dir() else Path(tempfile.gettempdir())
 
 
 class WorkerError(OpenStoryError):
@@ -249,6 +250,13 @@ def _end(workers: Sequence[_Worker]) -> None:
         if worker.process.is_alive():
             worker.process.terminate()
         worker.connection.close()
+        _clear(worker.process.pid)
+
+
+def _clear(worker: int | None) -> None:
+    """Remove the shared memory that a worker has made and nobody has opened."""
+    for path in _FOLDER.glob(f"openstory-{worker}-*"):
+        path.unlink(missing_ok=True)
 
 
 # -- in a worker
@@ -341,7 +349,7 @@ class _Slots:
     def _grow(self, size: int) -> str:
         """A new slot; the one in use, which was too small, is left behind."""
         self._largest = max(self._largest, size)
-        handle, path = tempfile.mkstemp(prefix="openstory-", dir=_SHM if _SHM.is_dir() else None)
+        handle, path = tempfile.mkstemp(prefix=f"openstory-{os.getpid()}-", dir=_FOLDER)
         try:
             os.truncate(handle, self._largest)
             if self._current is not None:
@@ -394,6 +402,7 @@ def _work(connection: Any, stream: ElasticStream, recipe: _Recipe, worker: int, 
 def _end_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
+        _clear(os.getpid())
         os._exit(1)
 
 

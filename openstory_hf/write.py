@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -9,16 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Features
 
+from openstory_hf.errors import BuildError
 from openstory_hf.index import PartWriter
+from openstory_hf.parquet import ParquetWriter
 from openstory_hf.schema import picture_bytes
 
 ROW_GROUP_TARGET = 24 << 20
 ROW_GROUP_LIMIT = 32 << 20
 """Row groups are cut at the target and never pass the limit unless a single row does. Smaller ones cost requests,
 larger ones memory; the Hub viewer stops working at 300 MB."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system says about a write, as one message with what to do.
+
+    Raises:
+        BuildError: for any `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Make room there"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "Change the permissions, or choose another --out"
+        else:
+            hint = "Check the disk"
+        raise BuildError(
+            f"{path} cannot be written: {why}. {hint}; the same command, run again, continues where this one stopped"
+        ) from error
 
 
 class TableWriter:
@@ -32,27 +57,32 @@ class TableWriter:
         index: file to write its index to.
         features: of the table.
         row_group_bytes: picture bytes of a row group.
+
+    Raises:
+        BuildError: here and in every method, if the system refuses to write.
     """
 
     def __init__(self, path: Path, index: Path, features: Features, row_group_bytes: int) -> None:
         self.path = path
-        self.index = PartWriter(index, path, features)
+        with writing(index):
+            self.index = PartWriter(index, path, features)
         self._schema = features.arrow_schema
         leaves = _leaves(self._schema)
         plain = [leaf for leaf in leaves if leaf.startswith("images.")]
-        self._writer = pq.ParquetWriter(
-            path,
-            self._schema,
-            compression={leaf: "none" if leaf in plain else "zstd" for leaf in leaves},
-            use_dictionary=[leaf for leaf in leaves if leaf not in plain],
-            column_encoding=dict.fromkeys(plain, "PLAIN"),
-            write_page_index=True,
-            use_content_defined_chunking={
-                "min_chunk_size": 256 << 10,
-                "max_chunk_size": 1 << 20,
-                "norm_level": 0,
-            },
-        )
+        with writing(path):
+            self._writer = ParquetWriter(
+                path,
+                self._schema,
+                compression={leaf: "none" if leaf in plain else "zstd" for leaf in leaves},
+                use_dictionary=[leaf for leaf in leaves if leaf not in plain],
+                column_encoding=dict.fromkeys(plain, "PLAIN"),
+                write_page_index=True,
+                use_content_defined_chunking={
+                    "min_chunk_size": 256 << 10,
+                    "max_chunk_size": 1 << 20,
+                    "norm_level": 0,
+                },
+            )
         self._target = row_group_bytes
         self._limit = row_group_bytes * ROW_GROUP_LIMIT // ROW_GROUP_TARGET
         self._pending: list[dict[str, Any]] = []
@@ -76,8 +106,9 @@ class TableWriter:
     def _flush(self) -> None:
         if self._pending:
             table = pa.Table.from_pylist(self._pending, schema=self._schema)
-            self._writer.write_table(table)
-            self.index.add(table, [row["images"] for row in self._pending])
+            with writing(self.path):
+                self._writer.write_table(table)
+                self.index.add(table, [row["images"] for row in self._pending])
             self.rows += len(self._pending)
             self.row_groups += 1
             self._pending, self._bytes = [], 0
@@ -85,8 +116,9 @@ class TableWriter:
     def close(self) -> None:
         """Write what is pending and the footers."""
         self._flush()
-        self._writer.close()
-        self.index.close()
+        with writing(self.path):
+            self._writer.close()
+            self.index.close()
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
@@ -114,17 +146,40 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 def publish(temporary: Path, final: Path) -> None:
-    """Give a whole file its final name, so that a power cut leaves either nothing or all of it."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _sync(temporary)
-    os.replace(temporary, final)
-    _sync(final.parent)
+    """Give a whole file its final name, so that a power cut leaves either nothing or all of it.
+
+    Raises:
+        BuildError: if the system refuses.
+    """
+    make_folder(final.parent)
+    with writing(final):
+        _sync(temporary)
+        os.replace(temporary, final)
+        _sync(final.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, that is still there after a power cut.
+
+    Raises:
+        BuildError: if the system refuses.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        with writing(path):
+            path.mkdir(exist_ok=True)
+            _sync(path.parent)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that it is there whole or not at all."""
+    """Write a small text file so that it is there whole or not at all.
+
+    Raises:
+        BuildError: if the system refuses.
+    """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name need not be text
+    with writing(path):
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name need not be text
     publish(temporary, path)
 
 

@@ -29,7 +29,7 @@ from openstory_hf.errors import BuildError, UsageError
 from openstory_hf.fakes import RawWriter
 from openstory_hf.plan import plan_build
 from openstory_hf.raw import Raw
-from openstory_hf.records import Unit
+from openstory_hf.records import Reject, Unit
 from openstory_hf.schema import FRAMES, STORIES
 
 EPISODES = {
@@ -149,6 +149,29 @@ def test_zero_stories_are_an_error_that_names_the_first_bad_record(tmp_path):
     with pytest.raises(BuildError, match=r"not one story.*2 pages and 2 pictures.*0001_short"):
         build(AfricanStorybook, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+@pytest.mark.parametrize("how", ["raised", "yielded", "malformed"])
+def test_a_refusal_that_says_only_what_is_wrong_is_completed_by_its_unit_and_file(books, tmp_path, monkeypatch, how):
+    sequences = AfricanStorybook.sequences
+
+    def refusing(raw, unit):
+        if "cerf" not in unit.data["file"]:
+            yield from sequences(raw, unit)
+        elif how == "yielded":
+            yield Reject("nothing is right here")
+        elif how == "raised":
+            raise Reject("nothing is right here")
+        else:
+            raise KeyError("nothing is right here")
+
+    monkeypatch.setattr(AfricanStorybook, "sequences", staticmethod(refusing))
+    build(AfricanStorybook, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
+    (line,) = lines(tmp_path / "out")
+    assert line["unit"] == line["record"]
+    assert "cerf" in line["file"]
+    with pytest.raises(BuildError, match=rf"nothing is right here.*cerf.*record {line['record']}"):
+        build(AfricanStorybook, tmp_path / "raw", tmp_path / "strict")
 
 
 @pytest.mark.parametrize("good", [None, 2])

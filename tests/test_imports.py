@@ -27,6 +27,7 @@ ORDER = [
     "forms",
     "schema",
     "builder",
+    "parquet",
     "index",
     "write",
     "plan",

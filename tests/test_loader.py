@@ -1,8 +1,12 @@
 """StoryLoader: the batches of a DataLoader, exact states, memory that is used again only when nobody needs it."""
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,6 +180,34 @@ def test_a_killed_worker_is_named(out):
     with pytest.raises(WorkerError, match=r"exit code -9.*Resume from the last state"):
         list(batches)
     loader.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="counts files in /dev/shm")
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_shared_memory_of_batches_nobody_took_is_removed(out, end):
+    loader = StoryLoader(stream(out), Collate(), 2, num_workers=1, ahead=4)
+    batches = iter(loader)
+    next(batches)
+    process = loader._workers[0].process
+    while not loader._workers[0].connection.poll():
+        pass  # until a batch is waiting that will not be taken
+    if end == "kill":
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    loader.close()
+    assert not list(Path("/dev/shm").glob(f"openstory-{process.pid}-*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_short_soak_loses_repeats_and_leaks_nothing():
+    script = Path(__file__).parents[1] / "scripts/soak.py"
+    options = ["--minutes", "0.1", "--workers", "2", "--interval", "2", "--kills", "0.02"]
+    run = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    *_, last, left = run.stdout.splitlines()
+    assert " 0 lost, 0 repeated, " in last
+    assert int(re.search(r" (\d+) stories", last)[1]) > 0
+    assert left.startswith("left over: 0 processes, 0 file descriptors, 0 shared files")
 
 
 def test_an_iteration_that_was_left_does_not_disturb_the_next(out):

@@ -196,6 +196,25 @@ def averaged(mask, shape):
     return cells.mean(axis=(1, 3))
 
 
+class TestEmptyRuns:
+    """Nothing forbids runs of no pixels; pycocotools takes each for a pixel of the box, even outside the picture."""
+
+    @given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(1, 4))
+    def test_boxes_are_those_of_the_pixels(self, runs, height):
+        runs += [-sum(runs) % height]
+        width = sum(runs) // height
+        rle = masks.as_rle({"size": [height, width], "counts": runs})
+        rows, columns = np.nonzero(masks.decode(rle))
+        if not len(rows):
+            assert masks.bbox(rle) == (0, 0, 0, 0)
+        else:
+            x, y = columns.min(), rows.min()
+            assert masks.bbox(rle) == (x, y, columns.max() - x + 1, rows.max() - y + 1)
+
+    def test_a_mask_of_background_in_three_runs_has_no_box(self):
+        assert masks.bbox({"size": [5, 1], "counts": "005"}) == (0, 0, 0, 0)
+
+
 class TestGrid:
     @FEW
     @given(binary(), st.tuples(st.integers(1, 9), st.integers(1, 9)))

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -278,6 +279,22 @@ class TestZips:
         path.write_bytes(data.replace(struct.pack("<I", 5_000_000), struct.pack("<I", 10)))
         assert "BadZipFile" in refused(Raw(path).read, "a.txt").reason
 
+    def test_a_zip_of_several_disks_is_a_source_error(self, tmp_path):
+        """`zipfile.is_zipfile` does not only answer, it raises."""
+        locator = b"PK\6\7" + struct.pack("<LQL", 0, 0, 2)
+        (tmp_path / "x.zip").write_bytes(locator + b"PK\5\6" + b"\xff" * 16 + b"\0\0")
+        with pytest.raises(SourceError, match="not a folder or a zip"):
+            Raw(tmp_path / "x.zip")
+
+    def test_a_member_shorter_than_its_listed_size_is_refused(self, tmp_path):
+        """The checksum of nothing is that of an empty member, so `zipfile` is content."""
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("empty.txt", b"")
+        data = bytearray((tmp_path / "x.zip").read_bytes())
+        data[data.index(b"PK\1\2") + 24] = 7  # the size in the table of contents
+        (tmp_path / "x.zip").write_bytes(data)
+        assert "0 bytes where the zip lists 7" in refused(Raw(tmp_path / "x.zip").read, "empty.txt").reason
+
     def test_a_zip_that_vanishes_is_a_source_error(self, tmp_path):
         raw = release(tmp_path / "r", {"a.txt": b""}, "zip")
         raw.path.unlink()
@@ -521,12 +538,15 @@ class TestUnsafePickles:
             one(data).pickle("x", NUMPY_GLOBALS)
         assert not target.exists()
 
-    def test_extension_codes_pass_the_same_gate(self, tmp_path, one):
-        refused(one(b"\x82\xf0.").pickle, "x")
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_extension_codes_are_refused_even_if_the_process_has_resolved_them(self, tmp_path, one, cached):
         copyreg.add_extension("posix", "system", 0xF1)
         try:
-            with pytest.raises(UnsafePickleError, match=r"posix\.system"):
-                one(b"\x82\xf1" + text_opcode(f"touch {tmp_path / 'executed'}") + b"\x85R.").pickle("x")
+            if cached:
+                assert pickle.loads(b"\x82\xf1.") is os.system
+            for opcode in (b"\x82\xf1", b"\x83\xf1\0", b"\x84\xf1\0\0\0"):
+                with pytest.raises(UnsafePickleError, match="extension 241"):
+                    one(opcode + text_opcode(f"touch {tmp_path / 'executed'}") + b"\x85R.").pickle("x")
         finally:
             copyreg.remove_extension("posix", "system", 0xF1)
         assert not (tmp_path / "executed").exists()
@@ -603,6 +623,79 @@ class TestUnsafePickles:
         state = state + b"t" if state.startswith(b"(I1") else state
         refused(one(b"c" + name.encode() + b"\n" + state + b"b.").pickle, "x", NUMPY_GLOBALS)
         np.testing.assert_array_equal(one(pickle.dumps(np.arange(2))).pickle("x", NUMPY_GLOBALS), [0, 1])
+
+
+class TestPicklesThatExhaust:
+    """A few bytes that took all memory, all time, or the process itself."""
+
+    @pytest.mark.parametrize("opcode", [b"r" + struct.pack("<I", 1 << 26), b"p67108864\n"], ids=["binary", "text"])
+    def test_the_index_of_a_memo_takes_no_memory(self, one, opcode):
+        tracemalloc.start()
+        try:
+            assert one(b"N" + opcode + b".").pickle("x") is None
+            assert tracemalloc.get_traced_memory()[1] < 10 << 20
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize("wrap", [b"\x85", b"2\x86"], ids=["deep", "shared"])
+    @pytest.mark.parametrize("use", [b"})%bNs.", b"}()%bNu.", b"()%bNd.", b"()%b\x91.", b"\x8f()%b\x90."])
+    def test_tuples_are_not_hashed(self, one, wrap, use):
+        """A hundred thousand of them in each other ended the process, sixty that each occur twice would never end."""
+        found = refused(one(use % (wrap * 25)).pickle, "x")
+        assert "key of a dictionary" in found.reason
+
+    def test_integers_of_one_hash_do_not_fill_a_dictionary(self, one):
+        refused(one(pickle.dumps({(2**61 - 1) * 10**9: 1})).pickle, "x")
+        assert one(pickle.dumps({2**63: 1, -(2**63): 2})).pickle("x") == {2**63: 1, -(2**63): 2}
+
+    @pytest.mark.parametrize("state", [b"(I1\n((I1\nlI100000000\ntcnumpy\ndtype\n(S'u1'\ntRI00\nS''\nt"])
+    def test_shapes_are_whole_numbers_before_they_are_multiplied(self, one, state):
+        """A list times a number, both of the file, was a gigabyte or a thousand."""
+        tracemalloc.start()
+        try:
+            assert (
+                "whole numbers"
+                in refused(one(b"cnumpy\nndarray\n)\x81" + state + b"b.").pickle, "x", NUMPY_GLOBALS).reason
+            )
+            assert tracemalloc.get_traced_memory()[1] < 10 << 20
+        finally:
+            tracemalloc.stop()
+
+    def test_the_name_of_a_type_is_not_printed_from_a_list_of_lists(self, one):
+        """Sixteen doublings here; sixty would print for ever."""
+        data = b"cnumpy\ndtype\n(N" + b"2\x86" * 16 + b"tR."
+        assert "code of a type" in refused(one(data).pickle, "x", NUMPY_GLOBALS).reason
+
+    @pytest.mark.parametrize("code", ["S0", "U0"])
+    def test_values_without_bytes_are_not_counted_in_billions(self, one, code):
+        dtype = Calls(np.dtype, code, False, True)
+        state = (1, (10**12,), dtype, False, b"")
+        array = Calls(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=state)
+        assert "no bytes" in refused(one(pickle.dumps(array)).pickle, "x", NUMPY_GLOBALS).reason
+        stream = io.BytesIO()
+        np.lib.format.write_array_header_1_0(stream, {"descr": f"|{code}", "fortran_order": False, "shape": (10**12,)})
+        assert "no bytes" in refused(one(stream.getvalue()).npy, "x").reason
+
+    def test_what_holds_itself_or_nests_too_deeply_is_refused(self, one):
+        circle = []
+        circle.append(circle)
+        assert "in each other" in refused(one(pickle.dumps(circle)).pickle, "x").reason
+        assert one(b"N" + b"\x85" * 100 + b".").pickle("x")
+        for deep in (
+            b"N" + b"\x85" * 101 + b".",
+            b"N" + b"\x85" * 60 + b"2" + b"\x85" * 41 + b"\x86.",
+            b"N" + b"\x85" * 10**6 + b".",
+        ):
+            assert "in each other" in refused(one(deep).pickle, "x").reason
+
+    def test_what_unfolds_to_far_more_than_the_file_is_refused(self, one):
+        assert len(one(b"N" + b"2\x86" * 5 + b".").pickle("x")) == 2
+        assert "unfold" in refused(one(b"N" + b"2\x86" * 60 + b".").pickle, "x").reason
+        lists = b"]q\0" + b"](h\0h\0eq\0" * 60 + b"."
+        assert "unfold" in refused(one(lists).pickle, "x").reason
+
+    def test_a_key_that_stands_twice_is_refused(self, one):
+        assert "twice" in refused(one(b"}(K\1K\2K\1K\3u.").pickle, "x").reason
 
 
 class TestPickles:

@@ -1,7 +1,9 @@
 """Tars in a release: the bytes of `tarfile`, in place, and nothing that could leave the archive."""
 
+import gzip
 import io
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -100,3 +102,61 @@ def test_memory_does_not_grow_with_the_members(tmp_path):
 def test_a_missing_tar_is_a_reject(tmp_path):
     with pytest.raises(Reject, match="missing"):
         list(Raw(tmp_path).tar("none.tar").stream())
+
+
+def header(name, kind, size):
+    """A header block that announces what the caller has to put behind it."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
+def test_facts_about_a_member_cannot_take_all_memory(tmp_path, kind):
+    """A header of hundreds of megabytes is some kilobytes in a compressed tar, and was held whole."""
+    with gzip.open(tmp_path / "x.tar.gz", "wb", 1) as stream:
+        stream.write(header("x", kind, 200 << 20))
+        for _ in range(200):
+            stream.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Reject, match="209,715,200 bytes of facts"):
+            list(Raw(tmp_path).tar("x.tar.gz").stream())
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_and_comments_of_usual_length_pass(tmp_path):
+    files = {"folder/" * 100 + f"{number}.jpg": b"x" for number in range(3)}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "c" * 9000}) as tar:
+        for name in files:
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"x"))
+    assert list(Raw(tmp_path).tar("x.tar").stream()) == list(files.items())
+    assert Raw(tmp_path).tar("x.tar").names() == list(files)
+
+
+def test_sparse_files_are_refused(tmp_path):
+    """Their maps are read whole, and what they hold is not what the archive holds."""
+    (tmp_path / "gnu.tar").write_bytes(header("x", tarfile.GNUTYPE_SPARSE, 512) + bytes(3 * 512))
+    with tarfile.open(tmp_path / "pax.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("x")
+        info.size = 512
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x"}
+        tar.addfile(info, io.BytesIO(b"1\n0\n512\n".ljust(512, b"\0")))
+    for name in ("gnu.tar", "pax.tar"):
+        with pytest.raises(Reject, match="sparse file"):
+            Raw(tmp_path).tar(name).names()
+        with pytest.raises(Reject, match="sparse file"):
+            list(Raw(tmp_path).tar(name).stream())
+
+
+def test_a_negative_size_is_refused_in_every_kind_of_header(tmp_path):
+    for kind in (tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        (tmp_path / "x.tar").write_bytes(header("x", kind, -1) + bytes(4 * 512))
+        with pytest.raises(Reject, match="negative size"):
+            Raw(tmp_path).tar("x.tar").names()

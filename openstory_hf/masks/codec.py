@@ -133,11 +133,19 @@ def area(rle: Mapping[str, Any]) -> int:
 
 def bbox(rle: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """Tight COCO box (x, y, width, height) in pixels; all zero for an empty mask."""
-    checked = _coco(rle)
-    if 0 in checked["size"]:
-        return 0.0, 0.0, 0.0, 0.0  # pycocotools divides by the height
-    x, y, width, height = (float(value) for value in coco.toBbox(checked))
-    return x, y, width, height
+    (height, _), runs = _runs(rle)
+    stops = np.cumsum(runs)[1::2]
+    lengths = runs[1::2]
+    full = lengths > 0  # pycocotools takes empty runs for pixels
+    if not full.any():
+        return 0.0, 0.0, 0.0, 0.0
+    first, last = (stops - lengths)[full], stops[full] - 1
+    left, right = first[0] // height, last[-1] // height
+    if (first // height != last // height).any():
+        top, bottom = 0, height - 1  # a run goes on in the next column
+    else:
+        top, bottom = (first % height).min(), (last % height).max()
+    return float(left), float(top), float(right - left + 1), float(bottom - top + 1)
 
 
 def merge(rles: Sequence[Mapping[str, Any]], *, intersect: bool = False) -> RLE:
@@ -172,12 +180,18 @@ def iou(
 
 def _coco(rle: Mapping[str, Any]) -> dict[str, Any]:
     """What pycocotools takes, checked, because it returns uninitialised memory for runs that do not fill the size."""
+    size, _ = _runs(rle)
+    counts = rle["counts"]
+    return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+
+
+def _runs(rle: Mapping[str, Any]) -> tuple[tuple[int, int], NDArray[np.int64]]:
+    """(h, w), and the run lengths that fill it."""
     height, width = (int(side) for side in rle["size"])
     runs = run_lengths(rle)
     if min(height, width, runs.min(initial=0)) < 0 or runs.sum() != height * width or height * width >= 1 << 32:
         raise ValueError(f"COCO run lengths that do not fill a mask of {height}x{width}")
-    counts = rle["counts"]
-    return {"size": [height, width], "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+    return (height, width), runs
 
 
 def _stored(rle: Mapping[str, Any]) -> RLE:

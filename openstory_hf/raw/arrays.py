@@ -49,6 +49,8 @@ def read_npy(data: bytes, name: str) -> NDArray[Any]:
             file=name,
             hint=DAMAGED,
         )
+    if prod(shape) and not dtype.itemsize:  # a header of a few bytes could announce billions
+        raise Reject(f"{prod(shape):,} values of no bytes", file=name)
     with refusing("not a readable .npy", name):
         array: NDArray[Any] = np.ndarray(shape, dtype, data, start, order="F" if fortran else "C")
         return array

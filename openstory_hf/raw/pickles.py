@@ -4,87 +4,33 @@ from __future__ import annotations
 
 import io
 import pickle
-from math import prod
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
 
 from openstory_hf.errors import UnsafePickleError
 from openstory_hf.raw.refusing import refusing
+from openstory_hf.raw.stand_ins import NUMPY_GLOBALS, STAND_INS
+
+__all__ = ["MAX_NESTING", "MAX_VALUES_PER_BYTE", "NUMPY_GLOBALS", "unpickle"]
+
+MAX_NESTING = 100
+"""The most containers that may lie in each other; in the releases it is five."""
+
+MAX_VALUES_PER_BYTE = 100
+"""The most values a pickle may unfold to, for each of its bytes: it can name what it holds again and again."""
+
+_ATOMS = frozenset({str, bytes, int, float, complex, bool, type(None)})
 
 
-class _Dtype:
-    """What a pickle gets for `numpy.dtype`: numbers, text and object, and of its state only the byte order.
+class _PlainUnpickler(pickle._Unpickler):
+    """An unpickler that builds containers and numbers, and stand-ins for the globals it is told to allow.
 
-    The state of the real one can hide object pointers in plain bytes, and so crash the process or worse.
+    It is the one written in Python, since the one in C takes gigabytes for an index that a few bytes announce, and
+    puts whatever there is into dictionaries: hashing tuples of tuples can end the process, or never end.
     """
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, code: str, align: object = False, copy: object = False) -> None:
-        self.dtype = np.dtype(str(code))
-        if self.dtype.kind not in "biufcSUO":
-            raise ValueError(f"arrays of {self.dtype} are not plain numbers, text or objects")
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, order, *fields = state
-        if any(field is not None for field in fields[:3]):
-            raise ValueError("structured arrays are not plain numbers, text or objects")
-        self.dtype = self.dtype.newbyteorder(order)
-
-
-class _Array(np.ndarray[Any, Any]):
-    """What a pickle gets for `numpy.ndarray` and its reconstruct function: memory is taken only for data there is."""
-
-    def __new__(cls, *_: object) -> _Array:
-        return np.empty(0, np.uint8).view(cls)
-
-    def __setstate__(self, state: tuple[Any, ...], /) -> None:
-        *_, shape, kind, fortran, content = state
-        if isinstance(kind, _Dtype):  # from a file; a real dtype means that a process of ours sends the array on
-            content = _as_bytes(content)
-            expected = prod(shape) * (1 if kind.dtype.hasobject else kind.dtype.itemsize)
-            right_type = isinstance(content, list if kind.dtype.hasobject else bytes)
-            if not right_type or min(shape, default=0) < 0 or len(content) != expected:
-                raise ValueError(f"the content of an array of shape {shape} and type {kind.dtype} is incomplete")
-            kind = kind.dtype
-        super().__setstate__((1, shape, kind, fortran, content))
-
-
-class _Scalar:
-    """What a pickle gets for the function that makes a numpy scalar."""
-
-    def __new__(cls, kind: _Dtype, content: str | bytes) -> Any:
-        data = _as_bytes(content)
-        if kind.dtype.hasobject or len(data) != kind.dtype.itemsize:
-            raise ValueError(f"the content of a {kind.dtype} scalar is incomplete")
-        return np.ndarray((), kind.dtype, data)[()]
-
-    def __setstate__(self, state: object) -> None:
-        raise TypeError("a numpy scalar has no state")
-
-
-def _as_bytes(content: Any) -> Any:
-    """The strings of Python 2 are bytes; the unpickler reads them as Latin-1 text."""
-    return content.encode("latin1") if isinstance(content, str) else content
-
-
-_STAND_INS: dict[tuple[str, str], type] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.multiarray", "scalar"): _Scalar,
-    ("numpy._core.multiarray", "scalar"): _Scalar,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Dtype,
-}
-# All of them define __setstate__ because the BUILD opcode could otherwise set attributes of the classes themselves.
-
-NUMPY_GLOBALS = frozenset(_STAND_INS)
-"""What a pickle of numpy arrays needs, in its old and new spelling; nothing else is ever allowed."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """An unpickler that builds containers and numbers, and stand-ins for the globals it is told to allow."""
 
     def __init__(self, stream: IO[bytes], allow: frozenset[tuple[str, str]], name: str) -> None:
         super().__init__(stream, encoding="latin1")
@@ -93,14 +39,135 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._allow:
-            raise UnsafePickleError(
-                f"{self._name}: the pickle asks for the global {module}.{name}, which is not on the list of harmless "
-                "types; nothing of it was run. Get the file from its original release, or delete it if it is optional"
-            )
-        return _STAND_INS[module, name]
+            raise self._unsafe(f"global {module}.{name}")
+        return STAND_INS[module, name]
+
+    def get_extension(self, code: int) -> Any:
+        """Refuse: the original takes what was once found for a code from a cache, past `find_class`."""
+        raise self._unsafe(f"extension {code}")
+
+    def _unsafe(self, what: str) -> UnsafePickleError:
+        return UnsafePickleError(
+            f"{self._name}: the pickle asks for the {what}, which is not on the list of harmless types; nothing of it "
+            "was run. Get the file from its original release, or delete it if it is optional"
+        )
+
+
+def _load_dict(machine: Any) -> None:
+    found: dict[Any, Any] = {}
+    _fill(found, machine.pop_mark())
+    machine.append(found)
+
+
+def _load_setitem(machine: Any) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    _fill(machine.stack[-1], (key, value))
+
+
+def _load_setitems(machine: Any) -> None:
+    pairs = machine.pop_mark()
+    _fill(machine.stack[-1], pairs)
+
+
+def _load_frozenset(machine: Any) -> None:
+    machine.append(frozenset(map(_hashable, machine.pop_mark())))
+
+
+def _load_additems(machine: Any) -> None:
+    members = machine.pop_mark()
+    set.update(machine.stack[-1], map(_hashable, members))
+
+
+def _load_nothing(machine: Any) -> None:
+    raise ValueError("an opcode that plain values do without")
+
+
+def _fill(found: Any, pairs: Sequence[Any]) -> None:
+    if type(found) is not dict or len(pairs) % 2:
+        raise ValueError("keys without a dictionary, or without values")
+    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+        if _hashable(key) in found:
+            raise ValueError("a key occurs twice in a dictionary")
+        found[key] = value
+
+
+def _hashable(value: Any) -> Any:
+    """The value, if it takes but a moment to hash.
+
+    Raises:
+        ValueError: if it is a container, or an integer beyond 64 bits: those can be chosen to have one hash.
+    """
+    plain = type(value) in _ATOMS or isinstance(value, np.generic)
+    if not plain or (type(value) is int and not -(1 << 63) <= value < 1 << 64):
+        raise ValueError(f"{type(value).__name__} as the key of a dictionary or the member of a set")
+    return value
+
+
+_OPCODES: dict[bytes, Callable[[Any], None]] = {
+    pickle.DICT: _load_dict,
+    pickle.SETITEM: _load_setitem,
+    pickle.SETITEMS: _load_setitems,
+    pickle.FROZENSET: _load_frozenset,
+    pickle.ADDITEMS: _load_additems,
+    pickle.LONG4: _load_nothing,
+    pickle.BYTEARRAY8: _load_nothing,  # takes the memory that is announced
+    pickle.NEXT_BUFFER: _load_nothing,
+    pickle.READONLY_BUFFER: _load_nothing,
+}
+_PlainUnpickler.dispatch = {**pickle._Unpickler.dispatch, **{code[0]: load for code, load in _OPCODES.items()}}
 
 
 def unpickle(data: bytes, allow: frozenset[tuple[str, str]], name: str) -> Any:
-    """The object a pickle spells, from plain containers and the globals in `allow`."""
+    """The object a pickle spells, from plain containers and the globals in `allow`.
+
+    Raises:
+        UnsafePickleError: if it asks for anything else.
+        Reject: if it is no pickle, holds something twice in itself, or passes `MAX_NESTING` or `MAX_VALUES_PER_BYTE`.
+    """
     with refusing("not a readable pickle", name):
-        return _PlainUnpickler(io.BytesIO(data), allow, name).load()
+        value = _PlainUnpickler(io.BytesIO(data), allow, name).load()
+        values, _ = _unfolded(value, 0, {})
+        if values > MAX_VALUES_PER_BYTE * len(data):
+            raise ValueError(f"{len(data):,} bytes unfold to {values:,} values, too many")
+        return value
+
+
+def _unfolded(value: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values a walk through a value meets, and how deep it gets.
+
+    Args:
+        value: to walk through; once, however often it occurs.
+        depth: of the containers around it.
+        known: id of a container -> what was found.
+
+    Raises:
+        ValueError: if it is too deep, holds itself, or something that is not plain data.
+    """
+    if type(value) in _ATOMS or isinstance(value, np.generic):
+        return 1, 0
+    if id(value) not in known:
+        if depth == MAX_NESTING:
+            raise ValueError(f"more than {MAX_NESTING} containers in each other, or one in itself")
+        values, deepest = 1, 0
+        for part in _parts(value):
+            if type(part) in _ATOMS:
+                values += 1
+                continue
+            inner, below = _unfolded(part, depth + 1, known)
+            values += inner
+            deepest = max(deepest, below)
+        known[id(value)] = values, deepest + 1
+    values, height = known[id(value)]
+    if depth + height > MAX_NESTING:
+        raise ValueError(f"more than {MAX_NESTING} containers in each other, or one in itself")
+    return values, height
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return chain(value, value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    if isinstance(value, np.ndarray):
+        return value.ravel().tolist() if value.dtype.hasobject else ()
+    raise ValueError(f"{type(value).__name__} is no plain value")

@@ -67,7 +67,7 @@ class Raw:
         self._memo: dict[Callable[[Raw], Any], Any] = {}
         if self.path.is_dir():
             self.is_zip = False
-        elif self.path.is_file() and zipfile.is_zipfile(self.path):
+        elif self.path.is_file() and _is_zip(self.path):
             self.is_zip = True
         else:
             what = "is not a folder or a zip" if self.path.exists() else "does not exist"
@@ -221,7 +221,12 @@ class Raw:
             Reject: if it is missing, damaged or too large.
         """
         with refusing("the file cannot be read", name), self.open(name) as stream:
-            return stream.read()
+            content = stream.read()
+            if self.is_zip and len(content) != self.size(
+                name
+            ):  # the checksum says nothing about the size that is listed
+                raise EOFError(f"{len(content):,} bytes where the zip lists {self.size(name):,}")
+            return content
 
     def text(self, name: str) -> str:
         """A UTF-8 text file, without its byte-order mark.
@@ -384,6 +389,13 @@ def _relative(name: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         raise Reject(f"the file name {name!r} would leave the release", file=name)
     return str(path)
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that goes on in another file
+        return False
 
 
 def _is_plain(name: str) -> bool:

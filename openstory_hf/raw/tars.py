@@ -24,11 +24,38 @@ MAX_TAR_BYTES = 1 << 40
 """The most a tar may hold; a tar is read member by member, never as a whole."""
 
 
+MAX_TAR_HEADER_BYTES = 16 << 10
+"""The most a long name, or the other facts about one member, may take: `tarfile` holds and searches them whole."""
+
+_FACTS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+
 class _Header(tarfile.TarInfo):
     """A header whose absence or damage is an error: behind the first member `tarfile` takes both for the end.
 
-    A negative size would lead it in a circle.
+    A negative size would lead it in a circle. Long facts, and the maps of sparse files, can be a few bytes in a
+    compressed tar and still take all memory, or hours.
     """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0:
+            raise ValueError(f"{header.name} has a negative size")
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise ValueError(f"{header.name} is stored as a sparse file")
+        if header.type in _FACTS and header.size > MAX_TAR_HEADER_BYTES:
+            raise ValueError(f"{header.size:,} bytes of facts about one member, too many")
+        return header
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise ValueError(f"{self.name} is stored as a sparse file")
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
