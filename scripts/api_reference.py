@@ -17,6 +17,7 @@ ROOMS = {
     "openstory_hf.load": "StoryStream",
     "openstory_hf.mix": "MixedStream",
     "openstory_hf.loader": "StoryLoader",
+    "openstory_hf.device": "DeviceLoader",
     "openstory_hf.collate": "",
     "openstory_hf.collate.plain": "Plain",
     "openstory_hf.collate.source": "Source",

@@ -25,6 +25,7 @@ def main() -> None:
     parser = command.options(__doc__, rounds=None, disk="15 GB for all tables")
     parser.add_argument("table", nargs="?", default="clips", choices=TABLES)
     parser.add_argument("--seconds", type=float, default=5.0, help="least time of a run, after which its epoch ends")
+    parser.add_argument("--workers", type=int, nargs="+", help="only these columns; 0 is one process")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only some of the contenders")
     chosen = parser.parse_args()
     shown = TABLES[chosen.table]
@@ -43,7 +44,8 @@ def main() -> None:
             return measure.at_once(workers, partial(once, workers=0))
         return once(workers=workers)
 
-    keys = [(contender, workers) for contender in contenders for workers in shown.workers]
+    columns = tuple(chosen.workers or shown.workers)
+    keys = [(contender, workers) for contender in contenders for workers in columns]
     for contender, workers in keys:
         if not (contender.limit and workers):
             run("check", (contender, workers))
@@ -55,7 +57,7 @@ def main() -> None:
     sizes = {c.form: command.size_of(folder_of(work, c)) for c in contenders if c.form}
     text = (
         f"{len(source.windows):,} windows of {len(source.captions):,} clips, {chosen.rounds} rounds, medians. "
-        f"{table.machine(busy)}\n\n{table.of_contenders(contenders, figures, sizes, shown.workers)}\n"
+        f"{table.machine(busy)}\n\n{table.of_contenders(contenders, figures, sizes, columns)}\n"
     )
     if "openstory" in sizes:
         read = sum(command.size_of(work / "openstory" / part) for part in ("frames", "index"))

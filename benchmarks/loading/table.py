@@ -64,7 +64,7 @@ def of_contenders(
         contenders: the rows.
         figures: of each contender, with each number of workers.
         sizes: form -> bytes on disk.
-        workers: 0 for one process, and perhaps others.
+        workers: 0 for one process, and others; memory and the first batch are those of the first.
     """
     best = {count: figures[contenders[0], count].median("rate") for count in workers}
     rows = []
@@ -73,7 +73,7 @@ def of_contenders(
         for count in workers:
             rate = figures[contender, count].median("rate")
             cells += [f"{rate:,.0f}", f"{best[count] / rate:.2f}×"]
-        alone = figures[contender, 0]
+        alone = figures[contender, workers[0]]
         cells += [
             "–" if contender.limit else f"{alone.median('first'):.2f}",
             f"{alone.median('spread'):.1f}",
