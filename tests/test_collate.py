@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -445,6 +445,7 @@ class TestPixels:
         first, *others = found.values()
         assert all(torch.equal(first, other) for other in others)
 
+    @settings(deadline=None)
     @given(st.data())
     def test_masks_that_are_kept_are_those_of_the_row(self, data):
         """Whatever a view does to the instances of a picture."""
