@@ -8,7 +8,7 @@ from openstory_hf import write
 from openstory_hf.build import build
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # and no longer: tests of power cuts may run in the same process
 def _no_sync():
     """What a power cut leaves is no question here, and hundreds of builds would wait for the disk."""
     with pytest.MonkeyPatch.context() as patch:
