@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks.loading import command, table
 from benchmarks.loading.roster import TABLES
 from benchmarks.loading.source import EPISODES, LENGTH
-from openstory_hf.collate import StoryTensorCollator
+from openstory_hf.collate import StoryTensorCollator, normalize
 from openstory_hf.device import DeviceLoader
 from openstory_hf.load import load_stories
 from openstory_hf.loader import StoryLoader
@@ -129,8 +129,6 @@ def main() -> None:
 
 def normalized(batch: Batch) -> Batch:
     """Pixels that came as bytes, normalised on the device."""
-    from openstory_hf.collate import normalize
-
     pixels = batch["pixel_values"]
     return {**batch, "pixel_values": normalize(pixels) if pixels.dtype == torch.uint8 else pixels}
 

@@ -15,7 +15,6 @@ from benchmarks.loading.roster import TABLES
 from benchmarks.loading.source import EPISODES
 
 NAMES = ("ours", "hf-fixed", "hf-fast")
-TITLES = {"hf-fast": "HF streaming Parquet, 5×5, bytes of the drawn pictures, with our decoder"}
 SIZES = (EPISODES // 4, EPISODES, 4 * EPISODES)
 SMALL_ONLY = "hf-fast"
 
@@ -41,7 +40,7 @@ def main() -> None:
     windows = [len(TABLES["clips"].source(work[size]).windows) for size in sizes]
     rows = []
     for name in NAMES:
-        cells = [TITLES.get(name, TABLES["clips"].contender(name).title)]
+        cells = [TABLES["clips"].contender(name).title]
         for size in sizes:
             runs = found.get((name, size))
             memory = f"{runs.median('memory') / 1e6:,.0f}" if runs else "–"

@@ -222,10 +222,9 @@ class Raw:
         """
         with refusing("the file cannot be read", name), self.open(name) as stream:
             content = stream.read()
-            if self.is_zip and len(content) != self.size(
-                name
-            ):  # the checksum says nothing about the size that is listed
-                raise EOFError(f"{len(content):,} bytes where the zip lists {self.size(name):,}")
+            # the checksum of a zip says nothing about the size that is listed
+            if self.is_zip and len(content) != (listed := self.size(name)):
+                raise EOFError(f"{len(content):,} bytes where the zip lists {listed:,}")
             return content
 
     def text(self, name: str) -> str:
