@@ -325,19 +325,23 @@ def _run(
             yield build_shard(plan, shard, out, report, threads)
         return
     context = multiprocessing.get_context("spawn")  # forking a process that runs Arrow threads can deadlock
-    ticks = context.SimpleQueue()
+    # No queue: a worker that ends while it holds the lock of one would leave it locked for all. Writes to a pipe as
+    # short as these are whole or not at all, whoever else writes.
+    ticks, ticking = context.Pipe(duplex=False)
     alive, stop = context.Pipe(duplex=False)  # whoever holds the other end lives until this one is closed
     others = set(multiprocessing.active_children())
 
     def relay() -> None:
-        while (tick := ticks.get()) is not None:
-            if report:
-                report(*tick)
+        with contextlib.suppress(EOFError):  # once nobody holds the other end
+            while True:
+                tick = ticks.recv()
+                if report:
+                    report(*tick)
 
     relaying = threading.Thread(target=relay, daemon=True)
     relaying.start()
     try:
-        with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticks, threads, alive)) as pool:
+        with ProcessPoolExecutor(workers, context, _start_worker, (plan, out, ticking, threads, alive)) as pool:
             futures = {pool.submit(_build_in_worker, shard) for shard in shards}
             started = set(multiprocessing.active_children()) - others
             try:
@@ -360,8 +364,8 @@ def _run(
         ) from None
     finally:
         stop.close()
-        ticks.put(None)
-        relaying.join()
+        ticking.close()
+        relaying.join(timeout=10)  # a worker that even the end of the others does not end is left behind
 
 
 def _ended(workers: Iterable[BaseProcess], work: Path) -> str:
@@ -374,13 +378,13 @@ def _ended(workers: Iterable[BaseProcess], work: Path) -> str:
     return "a worker process was ended from outside"
 
 
-_task: tuple[Plan, Path, Any, int]  # of a worker process: sent once, so that the release's index is read once
+_task: tuple[Plan, Path, Connection, int]  # of a worker process: sent once, so that the release's index is read once
 
 
-def _start_worker(plan: Plan, out: Path, ticks: Any, threads: int, alive: Connection) -> None:
+def _start_worker(plan: Plan, out: Path, ticking: Connection, threads: int, alive: Connection) -> None:
     """Remember the task, and end with the parent or when it says so: a worker must not outlive a killed build."""
     global _task
-    _task = plan, out, ticks, threads
+    _task = plan, out, ticking, threads
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; it is the parent who decides
 
     def end_with_parent() -> None:
@@ -392,8 +396,8 @@ def _start_worker(plan: Plan, out: Path, ticks: Any, threads: int, alive: Connec
 
 
 def _build_in_worker(shard: Shard) -> ShardResult:
-    plan, out, ticks, threads = _task
-    return build_shard(plan, shard, out, lambda split, number: ticks.put((split, number)), threads)
+    plan, out, ticking, threads = _task
+    return build_shard(plan, shard, out, lambda split, number: ticking.send((split, number)), threads)
 
 
 def _work_folder(out: Path) -> Path:

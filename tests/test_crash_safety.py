@@ -352,6 +352,30 @@ def test_a_killed_worker_is_named_with_what_it_was_at(raw, expected, tmp_path):
     assert tree(held.out) == expected
 
 
+ENDED_WHILE_TELLING = """
+import os, signal, sys
+from multiprocessing.connection import Connection
+from openstory_hf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+# a worker process, and the first it sends is how far it has come
+Connection._send = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals of this kind")
+def test_a_worker_that_ends_while_it_tells_how_far_it_has_come_does_not_hold_up_the_build(raw, expected, tmp_path):
+    """It held the lock of a queue, and the build then waited for that lock for ever."""
+    (tmp_path / "ended.py").write_text(ENDED_WHILE_TELLING)
+    command = [sys.executable, tmp_path / "ended.py", *command_line(raw, tmp_path / "out", "--num-proc", "2")[3:]]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert re.search(r"^openstory: worker process \d+, at .* was ended by SIGKILL", run.stderr), run.stderr
+    build(FlintstonesSV, raw, tmp_path / "out")
+    assert tree(tmp_path / "out") == expected
+
+
 def test_a_second_build_into_one_folder_is_refused_with_the_process_of_the_first(raw, expected, tmp_path):
     held = Held(tmp_path, raw)
     (first,) = held.pids(1)
