@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from openstory_hf.decoders import Stored
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.folder import BuiltFolder, Index
+from openstory_hf.late import lists
 from openstory_hf.schema import TABLES
 
 PLACES = ("pictures", "file")
@@ -46,12 +47,14 @@ class RowReader:
         index: of the table and split.
         columns: the columns to read, all but the pictures by default.
         ahead: rows to make at a time, for rows that are read in their order; Arrow takes as long for one as for ten.
+        late: columns of lists whose entries are made when they are asked for: each value is a `LateList`.
     """
 
-    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1) -> None:
+    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1, late: Iterable[str] = ()) -> None:
         self.index = index
         self._columns = tuple(columns)
         self._ahead = ahead
+        self._late = frozenset(late)
         self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def get(self, row: int) -> dict[str, Any]:
@@ -75,7 +78,10 @@ class RowReader:
         """Make some rows from the first on, as far as its row group reaches."""
         table, inside = self.index.find(first, self._columns)
         names, part = table.column_names, table.slice(inside, count)
-        columns = [column.to_pylist() for column in part.columns]  # faster than the rows at once
+        columns = [  # faster than the rows at once
+            lists(column) if name in self._late else column.to_pylist()
+            for name, column in zip(names, part.columns, strict=True)
+        ]
         for row, values in enumerate(zip(*columns, strict=True), first):
             made = dict(zip(names, values, strict=True))
             _check_places(self.index, made)

@@ -38,6 +38,7 @@ ORDER = [
     "catalogue",
     "storage",
     "folder",
+    "late",
     "rows",
     "views",
     "selection",
