@@ -207,9 +207,9 @@ class StoryStream(ElasticStream):
         start, stop = selection.start[numbers], selection.stop[numbers]
         run = self._block[numbers].tolist()
         index, scattered = self._folder.index(selection.table, self.request.split), self.request.shuffle == "full"
-        # of the pictures of a frame, one is chosen; of those of a story, all are wanted
-        late = {"instances"}.intersection(assembly.needed) if selection.table == "frames" else ()
-        light = RowReader(index, [*assembly.needed, *PLACES], ahead=1 if scattered else ROWS_AHEAD, late=late)
+        # of the pictures of a frame, one is drawn; of those of a story, all
+        late, ahead = selection.table == "frames", 1 if scattered else ROWS_AHEAD
+        light = RowReader(index, [*assembly.needed, *PLACES], ahead, late=late)
         runs, turns = _runs(self._block[numbers], row, row + rows), list(dict.fromkeys(run))
         source = picture_source(index, runs, turns, scattered=scattered)
         left = Counter(run)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from openstory_hf.decoders import Stored
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.folder import BuiltFolder, Index
-from openstory_hf.late import lists
+from openstory_hf.late import instances
 from openstory_hf.schema import TABLES
 
 PLACES = ("pictures", "file")
@@ -47,14 +47,14 @@ class RowReader:
         index: of the table and split.
         columns: the columns to read, all but the pictures by default.
         ahead: rows to make at a time, for rows that are read in their order; Arrow takes as long for one as for ten.
-        late: columns of lists whose entries are made when they are asked for: each value is a `LateList`.
+        late: make the instances of a picture when they are asked for, see `LateInstances`.
     """
 
-    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1, late: Iterable[str] = ()) -> None:
+    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1, *, late: bool = False) -> None:
         self.index = index
         self._columns = tuple(columns)
         self._ahead = ahead
-        self._late = frozenset(late)
+        self._late = late
         self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def get(self, row: int) -> dict[str, Any]:
@@ -64,8 +64,8 @@ class RowReader:
     def run(self, first: int, count: int) -> list[dict[str, Any]]:
         """So many rows from the first on; not to be changed."""
         found = list(map(self._kept.get, range(first, first + count)))
-        for place, values in enumerate(found):
-            if values is None:
+        for place, known in enumerate(found):
+            if known is None:
                 row = first + place
                 if row not in self._kept:  # it may have come with another
                     self._make(row, max(self._ahead, count - place))
@@ -79,11 +79,11 @@ class RowReader:
         table, inside = self.index.find(first, self._columns)
         names, part = table.column_names, table.slice(inside, count)
         columns = [  # faster than the rows at once
-            lists(column) if name in self._late else column.to_pylist()
+            instances(column) if name == "instances" and self._late else column.to_pylist()
             for name, column in zip(names, part.columns, strict=True)
         ]
-        for row, values in enumerate(zip(*columns, strict=True), first):
-            made = dict(zip(names, values, strict=True))
+        for row, of_row in enumerate(zip(*columns, strict=True), first):
+            made = dict(zip(names, of_row, strict=True))
             _check_places(self.index, made)
             self._kept[row] = made
 
