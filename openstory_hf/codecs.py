@@ -55,14 +55,18 @@ def encode_png(pixels: Pixels) -> bytes:
     if not pixels.size:
         raise ValueError(f"a PNG cannot be {width}x{height}")
     compress = _deflate().compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    data = compress.compress(_filtered(pixels).data) + compress.flush()
+    return as_png(height, width, compress.compress(filtered(pixels).data) + compress.flush())
+
+
+def as_png(height: int, width: int, data: bytes) -> bytes:
+    """The file around the compressed rows."""
     # 8 bits, RGB, and the only compression, set of filters and order of rows there is without interlacing
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
     return b"".join((_SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")))
 
 
-def _filtered(pixels: Pixels) -> Pixels:
-    """Rows, uint8 (h, 1 + 3 w), each behind the number of its filter."""
+def filtered(pixels: Pixels) -> Pixels:
+    """The rows of pixels, uint8 (h, w, 3), as a PNG has them: uint8 (h, 1 + 3 w), the number of its filter first."""
     height, width, _ = pixels.shape
     wide = 1 + 3 * width
     rows = np.zeros((height, wide), np.uint8)
