@@ -110,7 +110,8 @@ class StoredFrame:
     def key_only(self) -> StoredFrame:
         """The same frame with its key picture alone: all that `stories` needs, in a fraction of the memory."""
         key, frame = self.frame.key, replace(self.frame, pictures=(), key=0)
-        return replace(self, frame=frame, images=(self.images[key],), instances=(self.instances[key],))
+        images, instances = (self.images[key],), (self.instances[key],)
+        return StoredFrame(frame=frame, extras=self.extras, images=images, instances=instances)
 
 
 def store(frame: Frame, codec: Codec = codecs.CODECS[codecs.DEFAULT_CODEC]) -> StoredFrame:
@@ -169,7 +170,9 @@ def _encoded(picture: Picture, frame: Frame, codec: Codec) -> tuple[dict[str, An
         except Exception as error:  # Pillow's encoders raise OSError, ValueError, SystemError, ...
             reason = f"the picture {picture.path} cannot be encoded as {codec.title}: {reason_of(error)}"
             raise _refuse(frame, reason, "Choose another --image-codec") from None
-        path = str(PurePosixPath(picture.path).with_suffix(codec.suffix))
+        path = picture.path
+        if not path.endswith(codec.suffix):
+            path = str(PurePosixPath(path).with_suffix(codec.suffix))
         return {"bytes": data, "path": path}, picture.pixels.shape[:2]
     if picture.data is None:
         sizes = (_mask_size(item.mask) for item in picture.instances if item.mask is not None)
@@ -255,9 +258,6 @@ def story_row(
         frames: the frames of the window, key pictures only.
         rewritten: their referential captions, in step with `frames`.
     """
-    extras = dict(sequence.extras)
-    if any(stored.frame.extras for stored in frames):
-        extras["frames"] = [dict(stored.frame.extras) for stored in frames]
     return {
         "story_id": f"{dataset}/{window.story_id}",
         "dataset": dataset,
@@ -273,9 +273,18 @@ def story_row(
         "instances": [stored.instances[0] for stored in frames],
         "timestamps": [stored.frame.timestamp for stored in frames],
         "source": {"file": sequence.file, "index": window.start},
-        "extras": _extras(extras),
+        "extras": _story_extras(sequence.extras, frames),
         "images": [stored.images[0] for stored in frames],
     }
+
+
+def _story_extras(own: Mapping[str, Any], frames: Sequence[StoredFrame]) -> str:
+    """The extras of a sequence and of the frames of a story as JSON."""
+    if not any(stored.extras for stored in frames):
+        return _extras(own)
+    if own:
+        return _extras({**own, "frames": [dict(stored.frame.extras) for stored in frames]})
+    return f'{{"frames": [{", ".join(stored.extras or "{}" for stored in frames)}]}}'
 
 
 def frame_row(dataset: str, sequence: StorySequence, position: int, stored: StoredFrame) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from datasets import Features, Image, List, load_dataset
+from datasets import Features, Image, List, Value, load_dataset
 from datasets.utils.metadata import MetadataConfigs
 from filelock import FileLock
 from huggingface_hub import DatasetCard
@@ -515,6 +515,26 @@ def test_a_row_group_is_closed_at_the_target_or_before_a_row_that_would_pass_the
     rows = [parquet.metadata.row_group(number).num_rows for number in range(parquet.num_row_groups)]
     assert rows == [len(group) for group in expected]
     assert (writer.rows, writer.row_groups) == (len(sizes), len(expected))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.lists(st.none() | st.tuples(st.binary(max_size=9), st.text(max_size=3))), min_size=1))
+def test_pictures_are_stored_as_given_whatever_is_missing_among_them(empty, rows):
+    expected = [[one and {"bytes": one[0], "path": one[1]} for one in row] for row in rows]
+    writer = write.TableWriter(
+        empty / "rows.parquet", empty / "index.parquet", Features({"n": Value("int32"), "images": List(Image())}), 20
+    )
+    for number, row in enumerate(expected):
+        writer.add({"images": row, "n": number})
+    writer.close()
+    assert pq.read_table(empty / "rows.parquet").to_pylist() == [
+        {"n": number, "images": row} for number, row in enumerate(expected)
+    ]
+    data = (empty / "rows.parquet").read_bytes()
+    for row, places in zip(expected, pq.read_table(empty / "index.parquet")["pictures"].to_pylist(), strict=True):
+        for picture, place in zip(row, places, strict=True):
+            found = place and {"bytes": data[place["offset"] :][: place["size"]], "path": place["path"]}
+            assert found == picture
 
 
 def test_a_build_has_row_groups_of_the_size_asked_for(out):

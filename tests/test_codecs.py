@@ -48,6 +48,30 @@ def test_pixels_come_back_and_bytes_are_always_the_same(name, pixels):
     assert encode(pixels.copy()) == encode(frozen) == encode(padded[:, ::2]) == data
 
 
+@settings(max_examples=60, deadline=None)
+@given(pixels=arrays(np.uint8, st.tuples(sides, sides, st.just(3)), elements=st.sampled_from([0, 1, 2, 255])))
+def test_zlib_and_zlib_ng_give_the_same_bytes(pixels):
+    both_compressors_agree(pixels)
+
+
+@pytest.mark.parametrize("side", [96, 300, 700])
+def test_zlib_and_zlib_ng_give_the_same_bytes_of_large_pictures(side):
+    noise = np.random.default_rng(0).integers(-3, 4, (side, side, 3))
+    drawn = scene(("fred", "wilma"), size=side)[0]
+    for pixels in (drawn, (drawn + noise).clip(0, 255).astype(np.uint8), noise.astype(np.uint8)):
+        both_compressors_agree(pixels)
+
+
+def both_compressors_agree(pixels):
+    zlib_ng = pytest.importorskip("zlib_ng.zlib_ng", reason="needs openstory_hf[fast]")
+    found = []
+    for compressor in (zlib, zlib_ng):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(codecs, "_deflate", lambda compressor=compressor: compressor)
+            found.append(codecs.encode_png(pixels))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (128, 128), (300, 200)])
 def test_every_decoder_reads_the_png(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)

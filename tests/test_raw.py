@@ -463,6 +463,13 @@ class TestJsonRecords:
         assert mine
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
+    def test_whether_there_is_a_record_is_known_without_parsing_it(self, one, monkeypatch):
+        """Every frame of FlintstonesSV used to be parsed twice."""
+        records = one(b'{"a": 1}').records("x")
+        monkeypatch.setattr(records_room, "parse_json", None)
+        assert "a" in records
+        assert "b" not in records
+
     def test_it_is_a_mapping_of_the_release(self, one):
         assert isinstance(one(b"{}").records("x"), JsonRecords)
         assert one(b'{"a": 1}').records("x").get("b", "none") == "none"

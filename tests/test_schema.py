@@ -27,6 +27,18 @@ def test_a_lone_surrogate_in_extras_is_kept_as_json_spells_it():
     assert json.loads(text) == {"title": "Où", "frames": [{"video": "\ud800"}]}
 
 
+@pytest.mark.parametrize("own", [{}, {"a": 1, "z": [2]}])
+@pytest.mark.parametrize("said", [({"video": "v", "at": 1}, {}), ({}, {"video": "\ud800"}), ({}, {})])
+def test_a_story_has_the_extras_of_its_sequence_and_of_all_its_frames(own, said):
+    sequence = Sequence(sequence_id="s", frame_ids=("f", "g"), read=frame, windows=(), extras=own)
+    frames = [schema.store(frame(extras=extras)).key_only() for extras in said]
+    window, same = Window(story_id="s", start=0, stop=2), [Rewritten("", ()), Rewritten("", ())]
+    text = schema.story_row("d", sequence, window, frames, same)["extras"]
+    expected = {**own, "frames": list(said)} if any(said) else own
+    assert (json.loads(text) if text else {}) == expected
+    assert not expected or text == schema._extras(expected) or "\\ud800" in text
+
+
 def test_extras_of_ordinary_text_stay_readable():
     assert "Où est-il" in row(schema.store(frame()), title="Où est-il ?")["extras"]
 

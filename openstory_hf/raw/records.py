@@ -58,6 +58,9 @@ class JsonRecords(Mapping[str, Any]):
         with refusing("not valid JSON", self.name):
             return parse_json(self._bytes[start:stop].decode("utf-8"))
 
+    def __contains__(self, record_id: object) -> bool:
+        return record_id in self._spans  # without parsing it, as `Mapping` would
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._spans)
 

@@ -103,7 +103,7 @@ class Raw:
         return self._zip
 
     def _inside(self, name: str) -> str:
-        return str(PurePosixPath(self.root, _relative(name)))
+        return f"{self.root}/{_relative(name)}" if self.root else _relative(name)
 
     def _listing(self) -> dict[str, int]:
         if self._names is None:

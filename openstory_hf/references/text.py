@@ -81,8 +81,13 @@ def find_mentions(caption: str, cast: Sequence[Character]) -> list[tuple[str, in
     Names and aliases match as whole words without regard to case, the longest first; never inside a longer or a
     hyphenated word. Names that are also common words ("May", "Will", "Rose") must start with a capital.
     """
-    pattern, owners = _matcher(tuple(cast))
-    return [(owners[(match.lastindex or 1) - 1], *match.span()) for match in pattern.finditer(caption)]
+    return list(_mentions(caption, tuple(cast)))
+
+
+@lru_cache(maxsize=4096)  # the windows over a sequence share their captions
+def _mentions(caption: str, cast: tuple[Character, ...]) -> tuple[tuple[str, int, int], ...]:
+    pattern, owners = _matcher(cast)
+    return tuple((owners[(match.lastindex or 1) - 1], *match.span()) for match in pattern.finditer(caption))
 
 
 class Token(NamedTuple):
@@ -163,6 +168,12 @@ def cased(caption: str, start: int, pronoun: str) -> str:
 
 def canonical_labels(labels: Sequence[str], cast: Sequence[Character]) -> list[str]:
     """Labels, stripped and lower-cased, with aliases of the cast turned into their names."""
-    names = {alias.lower(): c.name for c in reversed(cast) for alias in (*c.aliases, c.name)}
+    names = _names(tuple(cast))
     tidy = [label.strip().lower() for label in labels]
     return [names.get(label, label) for label in tidy if label]
+
+
+@lru_cache(maxsize=64)
+def _names(cast: tuple[Character, ...]) -> dict[str, str]:
+    """Spelling in lower case -> the name of the character."""
+    return {alias.lower(): c.name for c in reversed(cast) for alias in (*c.aliases, c.name)}
