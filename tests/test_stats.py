@@ -270,7 +270,7 @@ def test_the_text_of_a_dataset_without_cast_or_published_counts(storybook):
 def test_a_damaged_file_is_named(flintstones, tmp_path):
     write_release(RawWriter(tmp_path / "raw"), {"train": {"s_01_e_01": 5}}, variant="B")
     build(FlintstonesSV, tmp_path / "raw", tmp_path / "out")
-    file = tmp_path / "out/index/frames-train.parquet"
+    file = tmp_path / "out/index/frames-train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(OutputError, match=file.name):
         collect(tmp_path / "out")
