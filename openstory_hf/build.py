@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from openstory_hf import card
@@ -101,7 +103,7 @@ def build_shard(
     for table, writer in writers.items():
         writer.close()
         file = _file(table, shard)
-        result.files[file] = {"rows": writer.rows, "row_groups": writer.row_groups, **file_facts(writer.path)}
+        result.files[file] = {"rows": writer.rows, "row_groups": row_groups(writer.path), **file_facts(writer.path)}
         publish(writer.path, out / file)
         result.index[index_file(file)] = {"rows": writer.rows, **file_facts(writer.index.path)}
         publish(writer.index.path, out / index_file(file))
@@ -244,7 +246,7 @@ def build(
         left_out = [line for result in ordered for line in result.rejects]
         write_whole(out / REJECTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out))
         card.write(out, builder.INFO, manifest, left_out)
-        write_whole(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        write_whole(out / MANIFEST, manifest_text(manifest))
         with writing(work):
             shutil.rmtree(work)
     return manifest
@@ -259,7 +261,6 @@ def _write_contents(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
             shards = [shard for shard in plan.shards if shard.split == split]
             entries = (
                 entry_of(
-                    out / _file(table, shard),
                     out / index_file(_file(table, shard)),
                     out / index_file(_file("frames", shard)) if table == "stories" and "frames" in built else None,
                 )
@@ -320,6 +321,18 @@ def make_manifest(
         "index": {file: facts for result in results for file, facts in result.index.items()},
         "contents": dict(contents),
     }
+
+
+def row_groups(path: Path) -> list[int]:
+    """Rows of each row group of a Parquet file."""
+    metadata = pq.read_metadata(path)
+    return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as JSON, one fact a line, but for lists of numbers: a line each."""
+    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    return re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda found: f"[{''.join(found[1].split())}]", text) + "\n"
 
 
 def _run(

@@ -1,8 +1,7 @@
-"""The contents of a table and split: how many rows and bytes lie where, for opening a dataset of any size at once.
+"""The contents of a table and split: which rows follow each other, and which frames published stories are made of.
 
-An order of stories needs to know how the rows of a table lie in its files, and nothing of what they say. A file of the
-table is one row here, with a few numbers for each of its row groups: some megabytes for a million row groups. What
-stands in the rows is in the index, of which only the files are opened whose stories are read.
+Windows, and published stories with other pictures than the key ones, are found in it without a look at the rows: it
+is a file of a few bytes for each sequence. Published stories with their key pictures do without it.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from openstory_hf.index import FOLDER
+from openstory_hf.layout import Layout
 from openstory_hf.parquet import ParquetWriter
 
 Ints = NDArray[np.int64]
 
-SCHEMA = pa.schema([(name, pa.list_(pa.int64())) for name in ("rows", "bytes", "runs", "starts")])
+SCHEMA = pa.schema([(name, pa.list_(pa.int64())) for name in ("runs", "starts")])
 
 ENTRIES = 256
 """Files in a row group of the contents."""
@@ -38,40 +38,27 @@ class Entry:
     """The contents of one file of a table.
 
     Args:
-        rows: of each row group, (G,).
-        bytes: of the pictures of each row group, (G,).
         runs: of `stories` the frames of each row; of `frames` the lengths of unbroken runs of frames, in their order.
         starts: of `stories` beside `frames`: for each row the first of its rows in the `frames` file of the same name.
     """
 
-    rows: Ints
-    bytes: Ints
     runs: Ints
     starts: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-def entry_of(source: Path, part: Path, frames_part: Path | None = None) -> Entry:
+def entry_of(part: Path, frames_part: Path | None = None) -> Entry:
     """The contents of a file of a table.
 
     Args:
-        source: the file.
         part: its index.
         frames_part: for a file of `stories`, the index of the `frames` file of the same name, if there is one.
     """
-    metadata = pq.read_metadata(source)
-    rows = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], np.int64)
-    if not len(rows):
-        return Entry(rows=rows, bytes=rows, runs=rows)
-    is_frames = "position" in pq.read_schema(part).names
-    names = ["sequence_id", "position"] if is_frames else ["sequence_id", "source", "frame_ids"]
-    light = pq.read_table(part, columns=[*names, "picture_bytes"])
-    sizes = np.add.reduceat(light.column("picture_bytes").to_numpy(), np.cumsum(rows) - rows)
-    if is_frames:
-        return Entry(rows=rows, bytes=sizes, runs=np.diff(_breaks(light), append=len(light)))
-    runs = light.column("frame_ids").combine_chunks().value_lengths().to_numpy().astype(np.int64)
-    if frames_part is None:
-        return Entry(rows=rows, bytes=sizes, runs=runs)
-    return Entry(rows=rows, bytes=sizes, runs=runs, starts=_starts(light, frames_part))
+    if "position" in pq.read_schema(part).names:
+        frames = pq.read_table(part, columns=["sequence_id", "position"])
+        return Entry(runs=np.diff(_breaks(frames), append=len(frames)))
+    stories = pq.read_table(part, columns=["sequence_id", "source", "frame_ids"])
+    runs = stories.column("frame_ids").combine_chunks().value_lengths().to_numpy().astype(np.int64)
+    return Entry(runs=runs) if frames_part is None else Entry(runs=runs, starts=_starts(stories, frames_part))
 
 
 def _breaks(frames: pa.Table) -> Ints:
@@ -132,56 +119,51 @@ class Contents:
     """The contents of a table and split.
 
     Args:
-        file_rows: rows of each of its files, as the manifest says, (F,).
+        layout: of the table.
         source: the bytes of the contents.
 
     Raises:
-        ValueError, pa.ArrowException: if they are not the contents of those files.
+        ValueError, pa.ArrowException: if they are not the contents of such a table.
     """
 
-    def __init__(self, file_rows: Sequence[int], source: Any) -> None:
-        self.file_first: Ints = np.cumsum([0, *file_rows], dtype=np.int64)
+    def __init__(self, layout: Layout, source: Any) -> None:
+        self.layout = layout
         self._file = pq.ParquetFile(source)
-        if self._file.schema_arrow.names != SCHEMA.names or self._file.metadata.num_rows != len(file_rows):
-            raise ValueError(f"it describes {self._file.metadata.num_rows} files of {len(file_rows)}")
-        self.rows, self.group_first = self._column("rows")
-        self.bytes, groups = self._column("bytes")
-        ends = np.concatenate([[0], np.cumsum(self.rows, dtype=np.int64)])
-        if (groups != self.group_first).any() or self.rows.min(initial=1) < 1 or self.bytes.min(initial=0) < 0:
-            raise ValueError("its row groups are not those of a table")
-        if (ends[self.group_first] != self.file_first).any():
-            raise ValueError("its files have other rows than the manifest says")
+        if self._file.schema_arrow.names != SCHEMA.names or self._file.metadata.num_rows != len(layout.files) - 1:
+            raise ValueError(f"it describes {self._file.metadata.num_rows} files of {len(layout.files) - 1}")
 
-    def _column(self, name: str) -> tuple[NDArray[np.int32] | Ints, Ints]:
-        """The numbers of all files one behind the other, and where those of each file begin, (F + 1,).
-
-        Numbers that fit into four bytes have no more: there may be tens of millions.
-        """
-        values, ends = [], [0]
+    def _column(self, name: str) -> tuple[NDArray[np.int32], Ints]:
+        """The numbers of all files one behind the other, and where those of each file begin, (F + 1,)."""
+        values, ends = [np.zeros(0, np.int32)], [0]
         for batch in self._file.iter_batches(batch_size=ENTRIES, columns=[name], use_threads=False):
             lists = batch.column(0)
-            flat = lists.flatten().to_numpy(zero_copy_only=False)
-            values.append(flat.astype(np.int32) if flat.max(initial=0) < 1 << 31 else flat)
+            values.append(lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32))
             ends += (ends[-1] + np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))).tolist()
-        return np.concatenate([np.zeros(0, np.int32), *values]), np.array(ends, np.int64)
+        return np.concatenate(values), np.array(ends, np.int64)
 
-    def __len__(self) -> int:
-        return int(self.file_first[-1])
+    def runs(self) -> NDArray[np.int32]:
+        """The runs of all files, see `Entry`; int32, since there may be tens of millions.
 
-    def runs(self) -> NDArray[np.int32] | Ints:
-        """The runs of all files, see `Entry`."""
-        return self._column("runs")[0]
+        Raises:
+            ValueError: if they are not those of the table.
+        """
+        runs, ends = self._column("runs")
+        is_frames = (ends != self.layout.files).any()
+        sums = np.concatenate([[0], np.cumsum(runs, dtype=np.int64)])[ends]
+        if runs.min(initial=1) < 1 or (is_frames and (sums != self.layout.files).any()):
+            raise ValueError("its files have other rows than the manifest says")
+        return runs
 
-    def starts(self, frames: Contents) -> Ints:
+    def starts(self, frames: Layout) -> Ints:
         """For each row of `stories` the first of its rows in `frames`.
 
         Raises:
             ValueError: if that is not told, or not in the frames.
         """
         starts, ends = self._column("starts")
-        if (ends != self.file_first).any() or len(self.file_first) != len(frames.file_first):
+        if (ends != self.layout.files).any() or len(frames.files) != len(ends):
             raise ValueError("it does not say which frames the stories are made of")
-        found = np.asarray(starts, np.int64) + np.repeat(frames.file_first[:-1], np.diff(ends))
+        found = np.asarray(starts, np.int64) + np.repeat(frames.files[:-1], np.diff(ends))
         if len(found) and not 0 <= found.min() <= found.max() < len(frames):
             raise ValueError("it names frames that are not there")
         return found

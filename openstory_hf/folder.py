@@ -8,7 +8,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from openstory_hf.contents import Contents, contents_file
 from openstory_hf.errors import OutputError, UsageError, reason_of
 from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
+from openstory_hf.layout import Layout
 from openstory_hf.schema import SCHEMA_VERSION, TABLES
 from openstory_hf.storage import Storage
 
@@ -55,7 +56,6 @@ class BuiltFolder:
         self.storage = Storage(path, revision)
         self.path = self.storage.path
         self._indexes: dict[tuple[str, str], Index] = {}
-        self._contents: dict[tuple[str, str], Contents] = {}
         try:
             manifest = json.loads(self.storage.whole(MANIFEST))
         except (FileNotFoundError, NotADirectoryError):
@@ -111,39 +111,37 @@ class BuiltFolder:
             self._indexes[table, split] = Index(self, table, split)
         return self._indexes[table, split]
 
-    def contents(self, table: str, split: str) -> Contents:
-        """How the rows of a table and split lie in its files; none if it has no files.
+    def layout(self, table: str, split: str) -> Layout:
+        """How the rows of a table and split lie in its files."""
+        return Layout.of(self.manifest["files"][file] for file in self.files(table, split))
+
+    def runs(self, table: str, split: str) -> NDArray[np.int32]:
+        """Of `frames` the lengths of unbroken runs of rows, of `stories` the frames of each row.
 
         Raises:
-            OutputError: if that cannot be read.
+            OutputError: if they cannot be read.
         """
-        if (table, split) not in self._contents:
-            name, files = contents_file(table, split), self.files(table, split)
-            try:
-                data = self.storage.whole(name)
-                rows = [self.manifest["files"][file]["rows"] for file in files]
-                self._contents[table, split] = Contents(rows, pa.py_buffer(data))
-            except FileNotFoundError:
-                raise OutputError(f"{self.path}/{name} is missing. Push or build again") from None
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise self._unreadable(name, error) from None
-        return self._contents[table, split]
+        with self._contents(table, split) as contents:
+            return contents.runs()
 
-    def forget_contents(self) -> None:
-        """Give back their memory: a schedule has made of them what it needs."""
-        self._contents = {}
-
-    def published(self, split: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    def published(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """For each story of `stories` the row of its first frame in `frames`, and how many frames it has.
 
         Raises:
-            OutputError: if that cannot be read.
+            OutputError: if they cannot be read.
         """
-        stories, frames = self.contents("stories", split), self.contents("frames", split)
+        with self._contents("stories", split) as contents:
+            return contents.starts(self.layout("frames", split)), contents.runs()
+
+    @contextmanager
+    def _contents(self, table: str, split: str) -> Iterator[Contents]:
+        name = contents_file(table, split)
         try:
-            return stories.starts(frames), stories.runs()
+            yield Contents(self.layout(table, split), pa.py_buffer(self.storage.whole(name)))
+        except FileNotFoundError:
+            raise OutputError(f"{self.path}/{name} is missing. Push or build again") from None
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise self._unreadable(contents_file("stories", split), error) from None
+            raise self._unreadable(name, error) from None
 
     def _unreadable(self, name: str, error: Exception) -> OutputError:
         hint = f"`openstory check {self.path}` finds what is damaged"
@@ -165,9 +163,12 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
         parts = PurePosixPath(file).parts
         if len(parts) != 2 or ".." in parts or "\\" in file or ":" in file or file.startswith("/"):
             raise ValueError(f"{file!r} is not the name of a table's file")
-        numbers = [facts["rows"], facts["bytes"], *([facts["row_groups"]] if file in manifest["files"] else [])]
+        groups = facts["row_groups"] if file in manifest["files"] else []
+        numbers = [facts["rows"], facts["bytes"], *groups]
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise ValueError(f"{file} has {numbers} rows, bytes and row groups")
+            raise ValueError(f"{file} has {numbers} rows, bytes and rows of row groups")
+        if file in manifest["files"] and sum(groups) != facts["rows"]:
+            raise ValueError(f"the row groups of {file} do not have its {facts['rows']} rows")
         if not isinstance(facts["sha256"], str):
             raise ValueError(f"{file} has no SHA-256")
         if file in manifest["files"] and manifest["index"][index_file(file)]["rows"] != facts["rows"]:
@@ -194,7 +195,7 @@ class Index:
     def __init__(self, folder: BuiltFolder, table: str, split: str) -> None:
         self.folder = folder
         self.files = folder.files(table, split)
-        self.file_first = np.cumsum([0, *(folder.manifest["files"][file]["rows"] for file in self.files)])
+        self.file_first = folder.layout(table, split).files
         self._names = index_schema(TABLES[table]).names
         self._first_of_file: list[int] = self.file_first.tolist()
         self._first_of_group: dict[int, list[int]] = {}

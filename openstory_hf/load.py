@@ -143,9 +143,8 @@ class StoryStream(ElasticStream):
         )
         if selection.table == "stories" and request.frame not in ("middle", "random", "all", 0):
             raise UsageError(f"frame={request.frame}, but frames of {request.path} have one picture, number 0")
-        contents = folder.contents(selection.table, request.split)
-        self.schedule = Schedule(contents, selection, request.shuffle, request.seed)
-        folder.forget_contents()
+        layout = folder.layout(selection.table, request.split)
+        self.schedule = Schedule(layout, selection, request.shuffle, request.seed)
         self._assembly = Assembly(
             table=selection.table,
             columns=request.columns,

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from openstory_hf.contents import Contents
+from openstory_hf.layout import Layout
 
 Ints = NDArray[np.int64]
 
@@ -60,7 +60,7 @@ class Blocks:
     Args:
         first: first row of each block, and behind the last one the number of rows, int64 (B + 1,).
         pieces: number of pieces of each block, int32 (B,).
-        bytes: of the pictures in all of them.
+        bytes: of all of them.
     """
 
     first: Ints
@@ -78,29 +78,27 @@ class Blocks:
         return max(1, min(AT_A_TIME, AT_A_TIME_BYTES * int(self.pieces.sum()) // self.bytes, len(self) // 3))
 
 
-def blocks(contents: Contents, length: int, *, largest: bool = False) -> Blocks:
+def blocks(layout: Layout, length: int, *, largest: bool = False) -> Blocks:
     """Cut a table into blocks.
 
     Args:
-        contents: of the table.
+        layout: of the table.
         length: rows that a story takes.
         largest: take the largest size at once, for rows that are read in their order.
     """
-    total = int(contents.bytes.sum(dtype=np.int64))
+    total = int(layout.sizes[-1])
     size = BLOCK_BYTES[1] if largest else min(max(total / BLOCKS, BLOCK_BYTES[0]), BLOCK_BYTES[1])
-    least = max(BLOCK_ROWS, OVERHANG * (length - 1))
-    # rows and bytes up to the end of each row group, and up to that of each file
-    rows, sizes = (np.concatenate([[0], np.cumsum(v, dtype=np.int64)]) for v in (contents.rows, contents.bytes))
-    file_rows, file_sizes = np.diff(contents.file_first), np.diff(sizes[contents.group_first])
-    count = np.maximum(1, np.minimum(np.round(file_sizes / size).astype(np.int64), file_rows // least))
-    # blocks of a file have as many bytes as each other; the bytes of a row group are spread evenly over its rows
+    overhang = max(1, OVERHANG * (length - 1))
+    # the blocks of a file have as many bytes as each other
+    before = layout.bytes_before(layout.files)
+    rows, sizes = np.diff(layout.files), np.diff(before)
+    count = np.maximum(1, np.minimum(np.round(sizes / size).astype(np.int64), rows // max(BLOCK_ROWS, overhang)))
     number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    wanted = np.repeat(sizes[contents.group_first[:-1]], count) + number * np.repeat(file_sizes / count, count)
-    first = np.interp(wanted, sizes, rows).astype(np.int64)
-    first[number == 0] = contents.file_first[:-1]  # where no row has a picture, bytes say nothing
-    first = np.unique(np.append(first, contents.file_first[-1]))
-    block_sizes = np.diff(np.interp(first, rows, sizes))
-    pieces = np.minimum(np.round(block_sizes / PIECE_BYTES), np.diff(first) // max(1, OVERHANG * (length - 1)))
+    wanted = np.repeat(before[:-1], count) + number * np.repeat(sizes / count, count)
+    first = np.interp(wanted, layout.sizes, layout.groups).astype(np.int64)
+    first[number == 0] = layout.files[:-1]
+    first = np.unique(np.append(first, layout.files[-1]))
+    pieces = np.minimum(np.round(np.diff(layout.bytes_before(first)) / PIECE_BYTES), np.diff(first) // overhang)
     return Blocks(first=first, pieces=np.maximum(pieces, 1).astype(np.int32), bytes=total)
 
 

@@ -1,6 +1,6 @@
 """What is read when: the order of the stories of an epoch, and the runs of rows that some of them ask for.
 
-It is made of the contents of a table alone, so what any rank and worker will read can be told without the data.
+It is made of the layout of a table alone, so what any rank and worker will read can be told without the data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openstory_hf import order
-from openstory_hf.contents import Contents
+from openstory_hf.layout import Layout
 from openstory_hf.order import ByBlocks, Freely, InOrder, Order
 from openstory_hf.selection import Places, Selection
 from openstory_hf.stream import Intervals, cut, size_of
@@ -46,15 +46,15 @@ class Schedule:
     """The stories of a request and the pieces of the table that hold them.
 
     Args:
-        contents: of the table that is read.
+        layout: of the table that is read.
         selection: the stories.
         shuffle: see `load_stories`.
         seed: of the shuffle.
     """
 
-    def __init__(self, contents: Contents, selection: Selection, shuffle: Shuffle, seed: int) -> None:
+    def __init__(self, layout: Layout, selection: Selection, shuffle: Shuffle, seed: int) -> None:
         self.selection, self.shuffle, self.seed = selection, shuffle, seed
-        self.blocks = order.blocks(contents, selection.span, largest=not shuffle)
+        self.blocks = order.blocks(layout, selection.span, largest=not shuffle)
         # blocks of stories: those that begin in the rows of a block
         self._first_story = selection.before(self.blocks.first) if len(selection) else np.zeros(1, np.int64)
         self._first_piece = np.cumsum(self.blocks.pieces, dtype=np.int64) - self.blocks.pieces

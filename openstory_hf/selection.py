@@ -222,7 +222,7 @@ class Kept(Selection):
 def select(
     folder: BuiltFolder, split: str, *, length: int | None, stride: int, key_only: bool, where: Where
 ) -> Selection:
-    """The stories of a split. Only filters read more than the contents: some columns of the whole index.
+    """The stories of a split. Only filters read the index: some columns of all of it.
 
     Args:
         folder: the built dataset.
@@ -240,7 +240,7 @@ def select(
     found: Selection
     if length is not None:
         table = "frames" if has_frames else "stories"
-        runs = folder.contents(table, split).runs()
+        runs = folder.runs(table, split)
         found = Windows(table, runs, length, stride)
         if not len(found):
             longest = runs.max(initial=0)
@@ -248,7 +248,7 @@ def select(
                 f"{folder.path}: no sequence of split {split} has {length} frames; the longest has {longest}"
             )
     elif key_only or not has_frames:
-        found = Rows(len(folder.contents("stories", split)))
+        found = Rows(len(folder.layout("stories", split)))
     else:
         starts, counts = folder.published(split)
         found = Published(starts, counts)

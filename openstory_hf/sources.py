@@ -166,7 +166,11 @@ class Extents:
         self._of_group = lru_cache(GROUPS)(self._whole)
 
     def of(self, first: int, stop: int) -> dict[int, tuple[int, int]]:
-        """From the first picture of rows [first, stop) to the last, lengths in front included: file -> bytes."""
+        """From the first picture of rows [first, stop) to the last, lengths in front included: file -> bytes.
+
+        Raises:
+            OutputError: if the index cannot be read.
+        """
         found: dict[int, tuple[int, int]] = {}
         while first < stop:
             group, inside = self._index.group(first)
@@ -182,6 +186,8 @@ class Extents:
         """Start and end of every row of a row group; rows without pictures end at 0."""
         table = self._index.rows_of(group, PLACES)
         pictures = table.column("pictures").combine_chunks()
+        if pictures.null_count:
+            raise self._index.damaged(group[0], "a picture has no place in the files")
         place, rows = pictures.flatten(), np.repeat(np.arange(len(table)), pictures.value_lengths().to_numpy())
         offsets, sizes = (place.field(name).fill_null(0).to_numpy() for name in ("offset", "size"))
         starts, ends = np.full(len(table), np.iinfo(np.int64).max), np.zeros(len(table), np.int64)

@@ -29,6 +29,7 @@ ORDER = [
     "builder",
     "parquet",
     "index",
+    "layout",
     "contents",
     "write",
     "plan",

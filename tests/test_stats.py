@@ -21,7 +21,7 @@ from openstory_hf import pictures, stats
 from openstory_hf.build import build
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.fakes import RawWriter
-from openstory_hf.rows import MappedPictures
+from openstory_hf.sources import MappedPictures
 from openstory_hf.stats import Distribution, collect, plot, released_flintstones, released_pororo, render_text
 
 CAPTIONS = Path(__file__).parents[2] / "shared/data/flintstones_sv_captions/Val_Data_FlintstonesSV.json"

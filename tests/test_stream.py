@@ -4,12 +4,9 @@ import copy
 import json
 import pickle
 import random
-import tempfile
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from openstory_hf import order
 from openstory_hf.build import build
-from openstory_hf.contents import Contents, Entry, write_contents
 from openstory_hf.errors import UsageError
 from openstory_hf.fakes import RawWriter
+from openstory_hf.layout import Layout
 from openstory_hf.load import load_stories
 from openstory_hf.mix import mix_stories
 from openstory_hf.order import ByBlocks
@@ -358,22 +355,14 @@ def test_accelerate_shares_out_a_stream_that_is_told_not_to(out):
 # -- order ----------------------------------------------------------------------------------------------------
 
 
-def contents_of(files):
-    """The contents of files, each a list of row groups (rows, bytes)."""
-    entries = [
-        Entry(rows=np.array([g[0] for g in file]), bytes=np.array([g[1] for g in file]), runs=np.zeros(0, int))
-        for file in files
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        write_contents(Path(folder) / "contents", entries)
-        return Contents([sum(entry.rows) for entry in entries], pa.py_buffer((Path(folder) / "contents").read_bytes()))
+def layout_of(files):
+    """The layout of files, each its bytes and the rows of its row groups."""
+    return Layout.of({"rows": sum(groups), "bytes": size, "row_groups": groups} for size, groups in files)
 
 
 def table_of(rows, row_bytes):
-    """The contents of one file of equal rows, a hundred to the row group."""
-    return contents_of(
-        [[(len(part), len(part) * row_bytes) for part in np.array_split(range(rows), rows // 100 or 1)]]
-    )
+    """The layout of one file of equal rows, a hundred to the row group."""
+    return layout_of([(rows * row_bytes, [len(part) for part in np.array_split(range(rows), rows // 100 or 1)])])
 
 
 def everything(by_blocks, stories):
@@ -381,31 +370,39 @@ def everything(by_blocks, stories):
 
 
 @given(
-    st.lists(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 30_000_000)), max_size=6), min_size=1, max_size=5),
+    st.lists(st.tuples(st.integers(0, 200_000_000), st.lists(st.integers(1, 40), max_size=6)), min_size=1, max_size=5),
     st.integers(1, 12),
     st.booleans(),
 )
 @settings(deadline=None)
 def test_blocks_cover_the_rows_in_order_and_none_is_of_two_files(files, length, largest):
-    contents = contents_of(files)
-    found = order.blocks(contents, length, largest=largest)
+    layout = layout_of(files)
+    found = order.blocks(layout, length, largest=largest)
     assert found.first[0] == 0
-    assert found.first[-1] == len(contents)
+    assert found.first[-1] == len(layout)
     assert (np.diff(found.first) > 0).all()
-    assert set(contents.file_first.tolist()) <= set(found.first.tolist())
+    assert set(layout.files.tolist()) <= set(found.first.tolist())
     assert (found.pieces >= 1).all()
     assert (found.pieces <= np.diff(found.first)).all()
 
 
 def test_blocks_have_as_many_bytes_as_each_other_and_pieces_are_requests_of_4_mb():
-    contents = contents_of([[(20, 24 << 20)] * 100] * 12)
-    found = order.blocks(contents, 1)  # 29 GB
+    found = order.blocks(layout_of([(2400 << 20, [20] * 100)] * 12), 1)  # 29 GB
     assert set(np.diff(found.first).tolist()) == {20}
     assert set(found.pieces.tolist()) == {6}
     assert found.at_a_time == order.AT_A_TIME
-    small = order.blocks(contents_of([[(240, 24 << 20)] * 20]), 1)  # 480 MB
+    small = order.blocks(layout_of([(480 << 20, [240] * 20)]), 1)
     assert len(small) == 300  # of at least 16 rows; 1 MB would be 480
     assert set(small.pieces.tolist()) == {1}
+
+
+def test_where_rows_are_large_blocks_and_pieces_have_fewer_of_them():
+    found = order.blocks(layout_of([(480 << 20, [1000] * 10 + [20] * 10)]), 1)  # 24 MB each
+    rows = np.diff(found.first)
+    assert rows[found.first[:-1] < 10_000].max() < 50
+    assert rows[found.first[:-1] > 10_050].max() <= 16
+    most = np.diff(layout_of([(480 << 20, [1000] * 10 + [20] * 10)]).bytes_before(found.first)) / found.pieces
+    assert most.max() < 1.5 * order.PIECE_BYTES
 
 
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
