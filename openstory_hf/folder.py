@@ -47,17 +47,18 @@ class BuiltFolder:
     Args:
         path: see `storage.Storage`.
         revision: of a repository on the Hub.
+        manifest_file: name of its manifest.
 
     Raises:
         OutputError: if there is no manifest, or it is of another schema version.
     """
 
-    def __init__(self, path: str, revision: str | None = None) -> None:
+    def __init__(self, path: str, revision: str | None = None, manifest_file: str = MANIFEST) -> None:
         self.storage = Storage(path, revision)
         self.path = self.storage.path
         self._indexes: dict[tuple[str, str], Index] = {}
         try:
-            manifest = json.loads(self.storage.whole(MANIFEST))
+            manifest = json.loads(self.storage.whole(manifest_file))
         except (FileNotFoundError, NotADirectoryError):
             raise OutputError(
                 f"{self.path} holds no {MANIFEST}. Give the --out folder of a finished `openstory build`, or a "
@@ -113,7 +114,7 @@ class BuiltFolder:
 
     def layout(self, table: str, split: str) -> Layout:
         """How the rows of a table and split lie in its files."""
-        return Layout.of(self.manifest["files"][file] for file in self.files(table, split))
+        return Layout.of([self.manifest["files"][file] for file in self.files(table, split)])
 
     def runs(self, table: str, split: str) -> NDArray[np.int32]:
         """Of `frames` the lengths of unbroken runs of rows, of `stories` the frames of each row.

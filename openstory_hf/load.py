@@ -17,6 +17,7 @@ from openstory_hf import order
 from openstory_hf.assemble import ADDED, CAPTIONS, Assembly, FrameChoice
 from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder
+from openstory_hf.forecast import Forecast, forecast, shares
 from openstory_hf.order import Ints, Order
 from openstory_hf.references import POLICIES
 from openstory_hf.rows import ROWS_AHEAD, RowReader
@@ -181,6 +182,16 @@ class StoryStream(ElasticStream):
             self._order = (epoch, lap), self.schedule.order(epoch, lap)
         order: Order = self._order[1]
         return order
+
+    def forecast(self, ranks: int, workers: int = 0, epoch: int = 0) -> Forecast:
+        """What each worker of each rank will read in an epoch, those of rank 0 first; nothing is read for it.
+
+        Args:
+            ranks: their number.
+            workers: of the DataLoader of each.
+            epoch: its number.
+        """
+        return forecast(self.schedule, shares(self.schedule, ranks, max(1, workers)), epoch)
 
     def _read(self, intervals: Intervals, epoch: int) -> Iterator[dict[str, Any]]:
         for segment in self.schedule.segments(intervals):

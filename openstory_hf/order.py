@@ -32,7 +32,7 @@ BLOCK_ROWS = 16
 would come from fewer places; of smaller ones, each takes a request."""
 
 PIECE_BYTES = 4 << 20
-"""A block is read in pieces of up to so many bytes, each of which is one request: larger ones cost memory."""
+"""A block is read in pieces of about so many bytes, each of which is one request: larger ones cost memory."""
 
 OVERHANG = 4
 """Windows that start in a block reach beyond it; blocks and pieces are at least so many times longer, to bound what is
@@ -45,12 +45,15 @@ AT_A_TIME_BYTES = 128 << 20
 SMALL = 32 << 20
 """A table of so few bytes is shuffled fully."""
 
-FAR, FEW = 0.32, 32
-"""More than a few things are moved by this share of their number on average; 1/3 is what chance would give."""
+FAR, FEW, MANY = 0.32, 32, 100_000
+"""More than a few things are moved by this share of their number on average; 1/3 is what chance would give, and gives
+with many."""
 
 _SHUFFLE, _DRAW = 1, 2
-_CELLS = 1 << 20
-"""Turns times blocks that are looked at in one go."""
+_FILES = 256
+"""Files that are cut into blocks in one go."""
+_TURNS, _CELLS = 1 << 16, 1 << 20
+"""Turns, and turns times blocks, that are looked at in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,28 +81,42 @@ class Blocks:
         return max(1, min(AT_A_TIME, AT_A_TIME_BYTES * int(self.pieces.sum()) // self.bytes, len(self) // 3))
 
 
-def blocks(layout: Layout, length: int, *, largest: bool = False) -> Blocks:
+def blocks(layout: Layout, length: int, *, largest: bool = False, piece_bytes: int = PIECE_BYTES) -> Blocks:
     """Cut a table into blocks.
 
     Args:
         layout: of the table.
         length: rows that a story takes.
         largest: take the largest size at once, for rows that are read in their order.
+        piece_bytes: of the pieces.
     """
     total = int(layout.sizes[-1])
     size = BLOCK_BYTES[1] if largest else min(max(total / BLOCKS, BLOCK_BYTES[0]), BLOCK_BYTES[1])
     overhang = max(1, OVERHANG * (length - 1))
-    # the blocks of a file have as many bytes as each other
+    first, pieces = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    for part in layout.parts(_FILES):
+        begun = _begun(part, size, max(BLOCK_ROWS, overhang))
+        first.append(begun[:-1])
+        many = np.minimum(np.round(np.diff(part.bytes_before(begun)) / piece_bytes), np.diff(begun) // overhang)
+        pieces.append(np.maximum(many, 1).astype(np.int32))
+    return Blocks(first=np.concatenate([*first, layout.files[-1:]]), pieces=np.concatenate(pieces), bytes=total)
+
+
+def _begun(layout: Layout, size: float, least: int) -> Ints:
+    """First row of each block, and behind the last; the blocks of a file have as many bytes as each other."""
     before = layout.bytes_before(layout.files)
     rows, sizes = np.diff(layout.files), np.diff(before)
-    count = np.maximum(1, np.minimum(np.round(sizes / size).astype(np.int64), rows // max(BLOCK_ROWS, overhang)))
+    count = np.maximum(1, np.minimum(np.round(sizes / size).astype(np.int64), rows // least))
     number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     wanted = np.repeat(before[:-1], count) + number * np.repeat(sizes / count, count)
     first = np.interp(wanted, layout.sizes, layout.groups).astype(np.int64)
     first[number == 0] = layout.files[:-1]
-    first = np.unique(np.append(first, layout.files[-1]))
-    pieces = np.minimum(np.round(np.diff(layout.bytes_before(first)) / PIECE_BYTES), np.diff(first) // overhang)
-    return Blocks(first=first, pieces=np.maximum(pieces, 1).astype(np.int32), bytes=total)
+    return np.unique(np.append(first, layout.files[-1]))
+
+
+def piece_bytes(width: int) -> int:
+    """Bytes of a piece where so many blocks are read at a time: fewer blocks leave memory for fewer requests."""
+    return min(max(AT_A_TIME_BYTES // width, PIECE_BYTES), BLOCK_BYTES[1])
 
 
 class Order(Protocol):
@@ -118,7 +135,7 @@ class InOrder:
 
 
 class Freely:
-    """A permutation of all stories, which takes 8 bytes for each.
+    """A permutation of all stories, which takes 4 bytes for each.
 
     Args:
         stories: their number.
@@ -132,7 +149,7 @@ class Freely:
 
     def at(self, start: int, stop: int) -> Ints:
         """As `Order.at`."""
-        return self._found[start:stop]
+        return self._found[start:stop].astype(np.int64)
 
 
 class ByBlocks:
@@ -142,29 +159,31 @@ class ByBlocks:
     drawn offset, and the stories of a turn come in an order that is drawn.
 
     Args:
-        stories: number of stories of each block, (B,).
+        before: stories before each block, and behind the last one their number, (B + 1,).
         width: blocks read at a time, at least 1.
         seed: of the permutation.
         epoch: number of the epoch.
         lap: how often the stories were gone through within the epoch before.
     """
 
-    def __init__(self, stories: NDArray[np.integer], width: int, seed: int, epoch: int, lap: int = 0) -> None:
+    def __init__(self, before: Ints, width: int, seed: int, epoch: int, lap: int = 0) -> None:
         draw = np.random.default_rng([_SHUFFLE, seed, epoch, lap])
-        there = np.flatnonzero(stories)  # filters can empty blocks
-        turns = there[_permutation(draw, len(there))]
-        self._size = stories[turns].astype(np.int32)
-        self._first = (np.cumsum(stories, dtype=np.int64) - stories)[turns]
+        turns = np.flatnonzero(before[1:] > before[:-1]).astype(np.int32)  # filters can empty blocks
+        turns = turns[_permutation(draw, len(turns))]
+        self._first = before[turns]
+        self._size = (before[turns + 1] - self._first).astype(np.int32)
         self._width = max(1, min(width, len(turns)))
         self._offset = draw.random(len(turns), dtype=np.float32)
         self._salt = int(draw.integers(2**63))
-        of_turn = np.zeros(len(turns) + self._width - 1, np.int32)
-        before = np.zeros(len(turns), np.int32)
-        for step in range(self._width):
-            after = self._done(step + 1, slice(None))
-            of_turn[step : step + len(turns)] += after - before
-            before = after
-        self._before = np.concatenate([[0], np.cumsum(of_turn, dtype=np.int64)])
+        self._before = np.zeros(len(turns) + self._width, np.int64)
+        for some in range(0, len(turns), _TURNS):
+            here = slice(some, min(some + _TURNS, len(turns)))
+            done = np.zeros(here.stop - some, np.int32)
+            for step in range(self._width):
+                more = self._done(step + 1, here)
+                self._before[some + step + 1 : here.stop + step + 1] += more - done
+                done = more
+        np.cumsum(self._before, out=self._before)
 
     def _done(self, step: int | Ints, turn: slice | Ints) -> NDArray[np.int32]:
         """How many stories of the blocks with these turns come in the first steps of their time."""
@@ -204,11 +223,12 @@ class ByBlocks:
         return found
 
 
-def _permutation(draw: np.random.Generator, count: int) -> Ints:
+def _permutation(draw: np.random.Generator, count: int) -> NDArray[np.integer]:
     """A permutation drawn anew until it moves things far: a shuffle of few blocks can fall short by chance."""
+    plain = np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
     while True:
-        found = draw.permutation(count)
-        if count < FEW or np.abs(found - np.arange(count)).mean() >= FAR * count:
+        found = draw.permutation(plain)
+        if not FEW <= count < MANY or np.abs(found - plain).mean() >= FAR * count:
             return found
 
 

@@ -32,12 +32,14 @@ class Reads:
     Args:
         places: of the stories.
         run: of each story, by its place in the other two, (S,).
-        first: first row of each run, in the order in which they are first used, (R,).
+        block: of each run, in the order in which they are first used, (R,).
+        first: its first row, (R,).
         stop: behind its last, (R,).
     """
 
     places: Places
     run: Ints
+    block: Ints
     first: Ints
     stop: Ints
 
@@ -54,7 +56,9 @@ class Schedule:
 
     def __init__(self, layout: Layout, selection: Selection, shuffle: Shuffle, seed: int) -> None:
         self.selection, self.shuffle, self.seed = selection, shuffle, seed
-        self.blocks = order.blocks(layout, selection.span, largest=not shuffle)
+        piece_bytes = order.piece_bytes(shuffle) if type(shuffle) is int else order.PIECE_BYTES
+        self.layout = layout
+        self.blocks = order.blocks(layout, selection.span, largest=not shuffle, piece_bytes=piece_bytes)
         # blocks of stories: those that begin in the rows of a block
         self._first_story = selection.before(self.blocks.first) if len(selection) else np.zeros(1, np.int64)
         self._first_piece = np.cumsum(self.blocks.pieces, dtype=np.int64) - self.blocks.pieces
@@ -78,16 +82,22 @@ class Schedule:
             return InOrder()
         if not self.at_a_time:
             return Freely(len(self), self.seed, epoch, lap)
-        return ByBlocks(np.diff(self._first_story), self.at_a_time, self.seed, epoch, lap)
+        return ByBlocks(self._first_story, self.at_a_time, self.seed, epoch, lap)
 
     def segments(self, intervals: Intervals) -> Iterator[Intervals]:
         """Positions in the portions in which they are planned and read."""
         for start in range(0, size_of(intervals), SEGMENT):
             yield cut(intervals, start, start + SEGMENT)
 
-    def pieces(self, numbers: Ints) -> Ints:
-        """The piece of the table that each story begins in, numbered through the table, (S,)."""
-        block = np.searchsorted(self._first_story, numbers, side="right") - 1
+    def block_of(self, numbers: Ints) -> Ints:
+        """The block that each story begins in, (S,)."""
+        by_number = np.argsort(numbers)  # looking up neighbours one after the other is faster
+        found = np.empty_like(by_number)
+        found[by_number] = np.searchsorted(self._first_story, numbers[by_number], side="right") - 1
+        return found
+
+    def pieces(self, numbers: Ints, block: Ints) -> Ints:
+        """The piece of the table that each story of some blocks begins in, numbered through the table, (S,)."""
         first, stories = self._first_story[block], self._first_story[block + 1] - self._first_story[block]
         return self._first_piece[block] + (numbers - first) * self.blocks.pieces[block] // stories
 
@@ -98,7 +108,8 @@ class Schedule:
             numbers: the stories in the order in which they are read, (S,).
             group: number of the reader of each story, (S,), where several do not share what they read.
         """
-        places, piece = self.selection.places(numbers), self.pieces(numbers)
+        places, block = self.selection.places(numbers), self.block_of(numbers)
+        piece = self.pieces(numbers, block)
         if group is not None:
             piece = group * int(self.blocks.pieces.sum()) + piece
         _, began, run = np.unique(piece, return_index=True, return_inverse=True)
@@ -110,10 +121,11 @@ class Schedule:
         starts = np.flatnonzero(np.diff(run[sort], prepend=-1))
         last = places.row + places.rows
         if not len(numbers):
-            return Reads(places=places, run=run, first=starts, stop=starts)
+            return Reads(places=places, run=run, block=starts, first=starts, stop=starts)
         return Reads(
             places=places,
             run=run,
+            block=block[began[by_use]],
             first=np.minimum.reduceat(places.row[sort], starts),
             stop=np.maximum.reduceat(last[sort], starts),
         )

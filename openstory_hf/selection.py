@@ -133,30 +133,31 @@ class Windows(Selection):
         self.table, self._length, self._stride = table, length, stride
         self._inside = table == "stories"
         self.span = 1 if self._inside else length
-        if not self._inside:
-            self._first = np.cumsum(runs, dtype=np.int64) - runs
-        windows = np.maximum(0, (runs - length) // stride + 1)
-        self._before = np.concatenate([[0], np.cumsum(windows, dtype=np.int64)])
+        self._first = None if self._inside else _before(runs)
+        windows = runs - length
+        windows //= stride
+        windows += 1
+        self._before = _before(np.maximum(windows, 0, out=windows))
 
     def __len__(self) -> int:
         return int(self._before[-1])
 
     def places(self, numbers: Ints) -> Places:
         """As `Selection.places`."""
-        run = np.searchsorted(self._before, numbers, side="right") - 1
+        run = _last_not_after(self._before, numbers)
         start = self._stride * (numbers - self._before[run])
-        if self._inside:
+        if self._first is None:
             return Places(row=run, rows=np.ones_like(run), start=start, stop=start + self._length)
         span = np.full_like(run, self._length)
         return Places(row=self._first[run] + start, rows=span, start=np.zeros_like(run), stop=span)
 
     def before(self, rows: Ints) -> Ints:
         """As `Selection.before`."""
-        if self._inside:
-            return self._before[rows]
-        run = np.searchsorted(self._first, rows, side="right") - 1  # that the row is in, or the last one
+        if self._first is None:
+            return self._before[rows].astype(np.int64)
+        run = np.minimum(_last_not_after(self._first, rows), len(self._first) - 2)  # behind all rows, the last one
         found = self._before[run] - (self._first[run] - rows) // self._stride
-        return np.asarray(np.minimum(found, self._before[run + 1]))
+        return np.asarray(np.minimum(found, self._before[run + 1]), np.int64)
 
 
 class Published(Selection):
@@ -217,6 +218,19 @@ class Kept(Selection):
     def published(self, number: int) -> int | None:
         """As `Selection.published`."""
         return self._base.published(int(self._numbers[number]))
+
+
+def _before(counts: NDArray[Any]) -> NDArray[Any]:
+    """What comes before each, and behind the last one all: in four bytes each if that is enough, of many millions."""
+    total = int(counts.sum(dtype=np.int64))
+    found = np.zeros(len(counts) + 1, np.int32 if total < 1 << 31 else np.int64)
+    np.cumsum(counts, out=found[1:])
+    return found
+
+
+def _last_not_after(ascending: NDArray[Any], numbers: Ints) -> Ints:
+    """The last entry that is not after each number."""
+    return np.searchsorted(ascending, numbers.astype(ascending.dtype), side="right") - 1
 
 
 def select(

@@ -48,6 +48,7 @@ ORDER = [
     "assemble",
     "stream",
     "schedule",
+    "forecast",
     "load",
     "mix",
     "check",

@@ -1,0 +1,206 @@
+"""What grows with the size of a dataset, and what does not.
+
+    python -m benchmarks.scale opening [--shards 10000] [--groups 100] [--work FOLDER] [--markdown FILE]
+    python -m benchmarks.scale costs [--quick] [--rounds 3] [--work FOLDER] [--markdown FILE]
+
+`opening` opens a dataset of 10^4 shards and 10^6 row groups, 2*10^7 stories of five frames, from a disk and over HTTP,
+and takes a first batch of 16: requests, anonymous memory, processor time. What is synthetic about it: see `huge`.
+
+`costs` builds and reads a release at 1, 4 and 16 times a size: time of a frame and peak anonymous memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import shutil
+import statistics
+import sys
+import time
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks import huge
+from benchmarks.loading import command, measure, table
+
+BATCH = 16
+ROWS, PICTURE = 20, 240_000
+"""Stories of a row group, and bytes of a picture: 24 MB to the row group, 10^8 frames in 10^6 row groups."""
+
+REQUESTS: dict[str, dict[str, Any]] = {
+    "in order": {},
+    "shuffled": {"shuffle": True},
+    "windows of 3, shuffled": {"shuffle": True, "length": 3},
+}
+SIZES = (1, 4, 16)
+SEQUENCES = 400
+"""Sequences of ten frames in a release of size 1; a picture of 20 kB each."""
+
+
+# -- opening: each in a process of its own
+
+
+def opening(folder: str, remote: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """Open a dataset and take a batch.
+
+    Returns:
+        `requests` until the first row's own data is asked for and in all, `kinds` of them; `imported`, `opened`,
+        `batch`: anonymous bytes after importing, before the first row's data, and with the first batch;
+        `cpu`: processor seconds to open it and begin its order.
+    """
+    from openstory_hf import load_stories
+    from openstory_hf.testing import FileServer
+
+    gc.collect()
+    me = measure.anonymous
+    found: dict[str, Any] = {"imported": me(_pid())}
+    with FileServer(folder) as server:
+        began = time.process_time()
+        stories = load_stories(server.url if remote else folder, **options)
+        stories.order(0).at(0, BATCH)  # what the first stories are
+        found |= {"cpu": time.process_time() - began, "opened": me(_pid()), "opening": len(server.requests)}
+        rows = list(islice(iter(stories), BATCH))
+        assert len(rows) == BATCH
+        assert all(len(image["bytes"]) == PICTURE for row in rows for image in row["images"])
+        found |= {"batch": me(_pid()), "stories": stories.num_stories}
+        kinds = Counter(_kind(request.path) for request in server.requests)
+    return found | {"kinds": dict(kinds)}
+
+
+def _pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def _kind(path: str) -> str:
+    if path.endswith("manifest.json"):
+        return "manifest"
+    return "contents" if "contents" in path else "index" if path.startswith("/index/") else "pictures"
+
+
+def report_opening(chosen: argparse.Namespace) -> str:
+    folder = chosen.work / f"huge-{chosen.shards}-{chosen.groups}"
+    huge.write(folder, shards=chosen.shards, groups=chosen.groups, rows=ROWS, picture_bytes=PICTURE)
+    busy = [table.load_average()]
+    rows = []
+    for remote in (True, False):
+        for name, options in REQUESTS.items():
+            found = measure.call("benchmarks.scale", "opening", folder=folder, remote=remote, options=options)
+            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found["kinds"].items()))
+            rows.append(
+                [
+                    f"{name}, {'over HTTP' if remote else 'from a disk'}",
+                    f"{found['opening']}" if remote else "–",
+                    kinds if remote else "–",
+                    *(f"{found[at] / 1e6:,.0f}" for at in ("imported", "opened", "batch")),
+                    f"{found['cpu']:.2f}",
+                ]
+            )
+            print(rows[-1], file=sys.stderr)
+    busy.append(table.load_average())
+    manifest, contents = folder / "manifest.json", next(folder.glob("index/*.contents.parquet"))
+    part = next(folder.glob("index/*-of-*.parquet"))
+    head = (
+        f"{chosen.shards:,} shards of {chosen.groups} row groups, {chosen.shards * chosen.groups * ROWS:,} stories. "
+        f"Manifest {manifest.stat().st_size / 1e6:,.1f} MB, contents {contents.stat().st_size / 1e6:,.2f} MB, index of "
+        f"a shard {part.stat().st_size / 1e6:,.2f} MB. {table.machine(busy)}"
+    )
+    columns = ["reading", "requests to open", "with the first batch", "MB imported", "MB opened", "MB with a batch"]
+    return f"{head}\n\n{table.markdown([*columns, 'CPU s to open'], rows)}\n"
+
+
+# -- costs
+
+
+def build(folder: str, size: int, out: str) -> dict[str, float]:
+    """Build a release of so many times the size; seconds of a frame."""
+    from benchmarks.releases import Plain
+
+    from openstory_hf.build import build as build_release
+
+    began, used = time.perf_counter(), time.process_time()
+    build_release(Plain, folder, out)
+    frames = size * SEQUENCES * 10
+    return {
+        "wall": (time.perf_counter() - began) / frames,
+        "cpu": (time.process_time() - used) / frames,
+    }
+
+
+def read(out: str, size: int) -> dict[str, float]:
+    """Read an epoch, shuffled, pictures encoded; seconds of a frame."""
+    from openstory_hf import load_stories
+
+    began, used = time.perf_counter(), time.process_time()
+    frames = sum(len(row["images"]) for row in load_stories(out, shuffle=True))
+    assert frames == size * SEQUENCES * 10, frames
+    return {
+        "wall": (time.perf_counter() - began) / frames,
+        "cpu": (time.process_time() - used) / frames,
+    }
+
+
+def report_costs(chosen: argparse.Namespace) -> str:
+    from benchmarks.releases import write_plain
+
+    sizes = (1, 2, 4) if chosen.quick else SIZES
+    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    busy = [table.load_average()]
+    for size in sizes:
+        write_plain(chosen.work / f"release-{size}", size * SEQUENCES)
+    for at in range(chosen.rounds):
+        for size in sizes:
+            out, raw = chosen.work / f"built-{size}", chosen.work / f"release-{size}"
+            shutil.rmtree(out, ignore_errors=True)
+            arguments = {"folder": raw, "size": size, "out": out}
+            found.setdefault(("build", size), []).append(measure.call("benchmarks.scale", "build", **arguments))
+            found.setdefault(("read", size), []).append(measure.call("benchmarks.scale", "read", out=out, size=size))
+        print(f"round {at + 1} of {chosen.rounds}", file=sys.stderr)
+    busy.append(table.load_average())
+    rows = []
+    for verb, title in (("build", "building, one process"), ("read", "reading an epoch, shuffled")):
+        for size in sizes:
+            runs = found[verb, size]
+            cpu, wall, memory = (statistics.median(run[name] for run in runs) for name in ("cpu", "wall", "memory"))
+            first = statistics.median(run["cpu"] for run in found[verb, sizes[0]])
+            frames = f"{size * SEQUENCES * 10:,}"
+            rows.append(
+                [
+                    title,
+                    frames,
+                    f"{1e6 * cpu:.0f}",
+                    f"{cpu / first - 1:+.0%}",
+                    f"{1e6 * wall:.0f}",
+                    f"{memory / 1e6:.0f}",
+                ]
+            )
+    columns = ["work", "frames", "CPU µs a frame", "against the smallest", "wall µs a frame", "peak MB"]
+    text = f"{chosen.rounds} rounds, medians. {table.machine(busy)}\n\n{table.markdown(columns, rows)}\n"
+    for size in sizes:
+        shutil.rmtree(chosen.work / f"built-{size}", ignore_errors=True)
+        shutil.rmtree(chosen.work / f"release-{size}", ignore_errors=True)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("opening", "costs"))
+    parser.add_argument("--shards", type=int, default=10_000)
+    parser.add_argument("--groups", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="smaller")
+    parser.add_argument("--work", type=Path, default=Path("build/scale"), help="folder for the data")
+    parser.add_argument("--markdown", type=Path, help="write the table to a file, too")
+    chosen = parser.parse_args()
+    if chosen.quick:
+        chosen.shards, chosen.rounds = min(chosen.shards, 200), 1
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    text = report_opening(chosen) if chosen.what == "opening" else report_costs(chosen)
+    command.report(text, chosen.markdown)
+
+
+if __name__ == "__main__":
+    main()
