@@ -105,8 +105,8 @@ def report_opening(chosen: argparse.Namespace) -> str:
     part = next(folder.glob("index/*-of-*.parquet"))
     head = (
         f"{chosen.shards:,} shards of {chosen.groups} row groups, {chosen.shards * chosen.groups * ROWS:,} stories. "
-        f"Manifest {manifest.stat().st_size / 1e6:,.1f} MB, contents {contents.stat().st_size / 1e6:,.2f} MB, index of "
-        f"a shard {part.stat().st_size / 1e6:,.2f} MB. {table.machine(busy)}"
+        f"Manifest {manifest.stat().st_size / 1e6:,.1f} MB, contents {contents.stat().st_size / 1e6:,.2f} MB, "
+        f"index of a shard {part.stat().st_size / 1e6:,.2f} MB. {table.machine(busy)}"
     )
     columns = ["reading", "requests to open", "with the first batch", "MB imported", "MB opened", "MB with a batch"]
     return f"{head}\n\n{table.markdown([*columns, 'CPU s to open'], rows)}\n"
@@ -118,7 +118,6 @@ def report_opening(chosen: argparse.Namespace) -> str:
 def build(folder: str, size: int, out: str) -> dict[str, float]:
     """Build a release of so many times the size; seconds of a frame."""
     from benchmarks.releases import Plain
-
     from openstory_hf.build import build as build_release
 
     began, used = time.perf_counter(), time.process_time()

@@ -65,7 +65,6 @@ def forecast(schedule: Schedule, parts: Sequence[Intervals], epoch: int = 0) -> 
     order, layout, blocks = schedule.order(epoch), schedule.layout, schedule.blocks
     count, files = len(parts), len(layout.files) - 1
     file_of_block = np.searchsorted(layout.files, blocks.first[:-1], side="right") - 1
-    row_bytes = np.diff(layout.bytes_before(blocks.first)) / np.diff(blocks.first)
     found = {name: np.zeros(count, np.int64) for name in Forecast.__dataclass_fields__}
     found["stories"][:] = [size_of(part) for part in parts]
     opened: list[Ints] = []
@@ -76,7 +75,7 @@ def forecast(schedule: Schedule, parts: Sequence[Intervals], epoch: int = 0) -> 
         reads = schedule.reads(numbers, job)
         job_of_run = np.zeros(len(reads.first), np.int64)
         job_of_run[reads.run] = job
-        size = ((reads.stop - reads.first) * row_bytes[reads.block]).astype(np.int64)
+        size = schedule.bytes_of(reads)
         by_run = consumer[job_of_run]
         np.add.at(found["requests"], by_run, 1)
         np.add.at(found["bytes"], by_run, size)
@@ -132,10 +131,28 @@ def _most_held(run: Ints, size: Ints, job_of_run: Ints, jobs: int) -> Ints:
     return most
 
 
-def half(parts: Sequence[Intervals]) -> tuple[list[Intervals], list[Intervals]]:
-    """What consumers have read, and what is left, where all stop in the middle of their shares."""
-    sizes = [size_of(part) for part in parts]
-    return (
-        [cut(part, 0, size // 2) for part, size in zip(parts, sizes, strict=True)],
-        [cut(part, size // 2, size) for part, size in zip(parts, sizes, strict=True)],
-    )
+def fetched(schedule: Schedule, part: Intervals, taken: int, epoch: int = 0) -> tuple[int, int]:
+    """Requests and bytes that a consumer has asked for when it has taken so many stories, read ahead ones included.
+
+    Args:
+        schedule: of the stories.
+        part: the positions of the consumer.
+        taken: stories that it has taken.
+        epoch: its number.
+    """
+    order, requests, size = schedule.order(epoch), 0, 0
+    for segment in schedule.segments(part):
+        here = min(taken, size_of(segment))
+        if here <= 0:
+            break
+        reads = schedule.reads(np.concatenate([order.at(*interval) for interval in segment]))
+        begun = min(int(reads.run[:here].max()) + 1 + AHEAD, len(reads.first))
+        requests += begun
+        size += int(schedule.bytes_of(reads)[:begun].sum())
+        taken -= here
+    return requests, size
+
+
+def after(part: Intervals, taken: int) -> Intervals:
+    """The positions that a consumer has left."""
+    return cut(part, taken, size_of(part))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -88,6 +89,15 @@ class Schedule:
         """Positions in the portions in which they are planned and read."""
         for start in range(0, size_of(intervals), SEGMENT):
             yield cut(intervals, start, start + SEGMENT)
+
+    @cached_property
+    def _row_bytes(self) -> NDArray[np.float64]:
+        """Bytes of a row of each block, on average."""
+        return np.asarray(np.diff(self.layout.bytes_before(self.blocks.first)) / np.diff(self.blocks.first))
+
+    def bytes_of(self, reads: Reads) -> Ints:
+        """About how many bytes each run has, (R,)."""
+        return np.asarray((reads.stop - reads.first) * self._row_bytes[reads.block], np.int64)
 
     def block_of(self, numbers: Ints) -> Ints:
         """The block that each story begins in, (S,)."""

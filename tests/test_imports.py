@@ -50,6 +50,7 @@ ORDER = [
     "schedule",
     "forecast",
     "load",
+    "simulate",
     "mix",
     "check",
     "hub",
