@@ -6,18 +6,21 @@
 `opening` opens a dataset of 10^4 shards and 10^6 row groups, 2*10^7 stories of five frames, from a disk and over HTTP,
 and takes a first batch of 16: requests, anonymous memory, processor time. What is synthetic about it: see `huge`.
 
-`costs` builds and reads a release at 1, 4 and 16 times a size: time of a frame and peak anonymous memory.
+`costs` builds and reads a release at 1, 4 and 16 times a size: time of a frame, calls of functions for a frame (which
+no other process disturbs), and peak anonymous memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import cProfile
 import gc
 import shutil
 import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -115,31 +118,35 @@ def report_opening(chosen: argparse.Namespace) -> str:
 # -- costs
 
 
-def build(folder: str, size: int, out: str) -> dict[str, float]:
-    """Build a release of so many times the size; seconds of a frame."""
+def build(folder: str, size: int, out: str, counted: bool) -> dict[str, float]:
+    """Build a release of so many times the size; see `_measured`."""
     from benchmarks.releases import Plain
     from openstory_hf.build import build as build_release
 
-    began, used = time.perf_counter(), time.process_time()
-    build_release(Plain, folder, out)
-    frames = size * SEQUENCES * 10
-    return {
-        "wall": (time.perf_counter() - began) / frames,
-        "cpu": (time.process_time() - used) / frames,
-    }
+    return _measured(lambda: build_release(Plain, folder, out), size, counted)
 
 
-def read(out: str, size: int) -> dict[str, float]:
-    """Read an epoch, shuffled, pictures encoded; seconds of a frame."""
+def read(out: str, size: int, counted: bool) -> dict[str, float]:
+    """Read an epoch, shuffled, pictures encoded; see `_measured`."""
     from openstory_hf import load_stories
 
+    def epoch() -> None:
+        frames = sum(len(row["images"]) for row in load_stories(out, shuffle=True))
+        assert frames == size * SEQUENCES * 10, frames
+
+    return _measured(epoch, size, counted)
+
+
+def _measured(work: Callable[[], Any], size: int, counted: bool) -> dict[str, float]:
+    """Of a frame: seconds, of a clock and of a processor; or calls of functions, which no other process disturbs."""
+    frames = size * SEQUENCES * 10
+    if counted:
+        profile = cProfile.Profile()
+        profile.runcall(work)
+        return {"calls": sum(entry.callcount for entry in profile.getstats()) / frames}
     began, used = time.perf_counter(), time.process_time()
-    frames = sum(len(row["images"]) for row in load_stories(out, shuffle=True))
-    assert frames == size * SEQUENCES * 10, frames
-    return {
-        "wall": (time.perf_counter() - began) / frames,
-        "cpu": (time.process_time() - used) / frames,
-    }
+    work()
+    return {"wall": (time.perf_counter() - began) / frames, "cpu": (time.process_time() - used) / frames}
 
 
 def report_costs(chosen: argparse.Namespace) -> str:
@@ -147,37 +154,36 @@ def report_costs(chosen: argparse.Namespace) -> str:
 
     sizes = (1, 2, 4) if chosen.quick else SIZES
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    counts: dict[tuple[str, int], float] = {}
     busy = [table.load_average()]
     for size in sizes:
         write_plain(chosen.work / f"release-{size}", size * SEQUENCES)
-    for at in range(chosen.rounds):
+    for at in range(chosen.rounds + 1):  # in the last one calls are counted
         for size in sizes:
-            out, raw = chosen.work / f"built-{size}", chosen.work / f"release-{size}"
+            out, raw, counted = chosen.work / f"built-{size}", chosen.work / f"release-{size}", at == chosen.rounds
             shutil.rmtree(out, ignore_errors=True)
-            arguments = {"folder": raw, "size": size, "out": out}
-            found.setdefault(("build", size), []).append(measure.call("benchmarks.scale", "build", **arguments))
-            found.setdefault(("read", size), []).append(measure.call("benchmarks.scale", "read", out=out, size=size))
-        print(f"round {at + 1} of {chosen.rounds}", file=sys.stderr)
+            for verb, given in (("build", {"folder": raw}), ("read", {})):
+                run = measure.call("benchmarks.scale", verb, **given, out=out, size=size, counted=counted)
+                if counted:
+                    counts[verb, size] = run["calls"]
+                else:
+                    found.setdefault((verb, size), []).append(run)
+        print(f"round {at + 1} of {chosen.rounds + 1}", file=sys.stderr)
     busy.append(table.load_average())
     rows = []
     for verb, title in (("build", "building, one process"), ("read", "reading an epoch, shuffled")):
         for size in sizes:
-            runs = found[verb, size]
-            cpu, wall, memory = (statistics.median(run[name] for run in runs) for name in ("cpu", "wall", "memory"))
-            first = statistics.median(run["cpu"] for run in found[verb, sizes[0]])
-            frames = f"{size * SEQUENCES * 10:,}"
-            rows.append(
-                [
-                    title,
-                    frames,
-                    f"{1e6 * cpu:.0f}",
-                    f"{cpu / first - 1:+.0%}",
-                    f"{1e6 * wall:.0f}",
-                    f"{memory / 1e6:.0f}",
-                ]
-            )
-    columns = ["work", "frames", "CPU µs a frame", "against the smallest", "wall µs a frame", "peak MB"]
-    text = f"{chosen.rounds} rounds, medians. {table.machine(busy)}\n\n{table.markdown(columns, rows)}\n"
+            runs, least = found[verb, size], counts[verb, sizes[0]]
+            cpu, wall = (min(run[name] for run in runs) for name in ("cpu", "wall"))
+            memory = statistics.median(run["memory"] for run in runs)
+            calls = counts[verb, size]
+            times = (f"{1e6 * cpu:.1f}", f"{1e6 * wall:.1f}", f"{calls:.1f}", f"{calls / least - 1:+.1%}")
+            rows.append([title, f"{size * SEQUENCES * 10:,}", *times, f"{memory / 1e6:.0f}"])
+    columns = ["work", "frames", "CPU µs a frame", "wall µs a frame", "calls a frame", "against 1×", "peak MB"]
+    text = (
+        f"{chosen.rounds} rounds: the shortest times, medians of memory. {table.machine(busy)}\n\n"
+        f"{table.markdown(columns, rows)}\n"
+    )
     for size in sizes:
         shutil.rmtree(chosen.work / f"built-{size}", ignore_errors=True)
         shutil.rmtree(chosen.work / f"release-{size}", ignore_errors=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from openstory_hf.schedule import SEGMENT, Schedule
+from openstory_hf.layout import Layout
+from openstory_hf.schedule import SEGMENT, Reads, Schedule
 from openstory_hf.sources import AHEAD
 from openstory_hf.stream import Intervals, cut, share, size_of
 
@@ -54,15 +55,16 @@ def shares(schedule: Schedule, ranks: int, workers: int, intervals: Intervals | 
     return [share(left, number, ranks * workers) for number in range(ranks * workers)]
 
 
-def forecast(schedule: Schedule, parts: Sequence[Intervals], epoch: int = 0) -> Forecast:
+def forecast(schedule: Schedule, layout: Layout, parts: Sequence[Intervals], epoch: int = 0) -> Forecast:
     """What consumers read of an epoch.
 
     Args:
         schedule: of the stories.
+        layout: of the table that they are read from.
         parts: the positions of each consumer, see `shares`.
         epoch: its number.
     """
-    order, layout, blocks = schedule.order(epoch), schedule.layout, schedule.blocks
+    order, blocks, row_bytes = schedule.order(epoch), schedule.blocks, _row_bytes(schedule, layout)
     count, files = len(parts), len(layout.files) - 1
     file_of_block = np.searchsorted(layout.files, blocks.first[:-1], side="right") - 1
     found = {name: np.zeros(count, np.int64) for name in Forecast.__dataclass_fields__}
@@ -75,7 +77,7 @@ def forecast(schedule: Schedule, parts: Sequence[Intervals], epoch: int = 0) -> 
         reads = schedule.reads(numbers, job)
         job_of_run = np.zeros(len(reads.first), np.int64)
         job_of_run[reads.run] = job
-        size = schedule.bytes_of(reads)
+        size = _bytes(reads, row_bytes)
         by_run = consumer[job_of_run]
         np.add.at(found["requests"], by_run, 1)
         np.add.at(found["bytes"], by_run, size)
@@ -131,26 +133,44 @@ def _most_held(run: Ints, size: Ints, job_of_run: Ints, jobs: int) -> Ints:
     return most
 
 
-def fetched(schedule: Schedule, part: Intervals, taken: int, epoch: int = 0) -> tuple[int, int]:
-    """Requests and bytes that a consumer has asked for when it has taken so many stories, read ahead ones included.
+def fetched(
+    schedule: Schedule, layout: Layout, parts: Sequence[Intervals], taken: Sequence[int], epoch: int = 0
+) -> Ints:
+    """What consumers have asked for when they have taken some of their stories, what is read ahead included.
 
     Args:
         schedule: of the stories.
-        part: the positions of the consumer.
-        taken: stories that it has taken.
+        layout: of the table that they are read from.
+        parts: the positions of each consumer.
+        taken: stories that each has taken.
         epoch: its number.
+
+    Returns:
+        requests and bytes of each, (C, 2).
     """
-    order, requests, size = schedule.order(epoch), 0, 0
-    for segment in schedule.segments(part):
-        here = min(taken, size_of(segment))
-        if here <= 0:
-            break
-        reads = schedule.reads(np.concatenate([order.at(*interval) for interval in segment]))
-        begun = min(int(reads.run[:here].max()) + 1 + AHEAD, len(reads.first))
-        requests += begun
-        size += int(schedule.bytes_of(reads)[:begun].sum())
-        taken -= here
-    return requests, size
+    order, row_bytes = schedule.order(epoch), _row_bytes(schedule, layout)
+    found = np.zeros((len(parts), 2), np.int64)
+    for number, (part, left) in enumerate(zip(parts, taken, strict=True)):
+        for segment in schedule.segments(part):
+            here = min(left, size_of(segment))
+            if here <= 0:
+                break
+            reads = schedule.reads(np.concatenate([order.at(*interval) for interval in segment]))
+            begun = min(int(reads.run[:here].max()) + 1 + AHEAD, len(reads.first))
+            found[number] += begun, int(_bytes(reads, row_bytes)[:begun].sum())
+            left -= here
+    return found
+
+
+def _row_bytes(schedule: Schedule, layout: Layout) -> NDArray[np.float64]:
+    """Bytes of a row of each block, on average."""
+    first = schedule.blocks.first
+    return np.asarray(np.diff(layout.bytes_before(first)) / np.diff(first))
+
+
+def _bytes(reads: Reads, row_bytes: NDArray[np.float64]) -> Ints:
+    """About how many bytes each run has, (R,)."""
+    return np.asarray((reads.stop - reads.first) * row_bytes[reads.block], np.int64)
 
 
 def after(part: Intervals, taken: int) -> Intervals:

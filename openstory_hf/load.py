@@ -191,7 +191,8 @@ class StoryStream(ElasticStream):
             workers: of the DataLoader of each.
             epoch: its number.
         """
-        return forecast(self.schedule, shares(self.schedule, ranks, max(1, workers)), epoch)
+        layout = self._folder.layout(self.schedule.selection.table, self.request.split)
+        return forecast(self.schedule, layout, shares(self.schedule, ranks, max(1, workers)), epoch)
 
     def _read(self, intervals: Intervals, epoch: int) -> Iterator[dict[str, Any]]:
         for segment in self.schedule.segments(intervals):

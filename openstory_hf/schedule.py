@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -58,11 +57,12 @@ class Schedule:
     def __init__(self, layout: Layout, selection: Selection, shuffle: Shuffle, seed: int) -> None:
         self.selection, self.shuffle, self.seed = selection, shuffle, seed
         piece_bytes = order.piece_bytes(shuffle) if type(shuffle) is int else order.PIECE_BYTES
-        self.layout = layout
         self.blocks = order.blocks(layout, selection.span, largest=not shuffle, piece_bytes=piece_bytes)
         # blocks of stories: those that begin in the rows of a block
         self._first_story = selection.before(self.blocks.first) if len(selection) else np.zeros(1, np.int64)
-        self._first_piece = np.cumsum(self.blocks.pieces, dtype=np.int64) - self.blocks.pieces
+        self._pieces = int(self.blocks.pieces.sum(dtype=np.int64))
+        self._first_piece = np.cumsum(self.blocks.pieces, dtype=np.int32 if self._pieces < 1 << 31 else np.int64)
+        self._first_piece -= self.blocks.pieces
 
     def __len__(self) -> int:
         return len(self.selection)
@@ -90,15 +90,6 @@ class Schedule:
         for start in range(0, size_of(intervals), SEGMENT):
             yield cut(intervals, start, start + SEGMENT)
 
-    @cached_property
-    def _row_bytes(self) -> NDArray[np.float64]:
-        """Bytes of a row of each block, on average."""
-        return np.asarray(np.diff(self.layout.bytes_before(self.blocks.first)) / np.diff(self.blocks.first))
-
-    def bytes_of(self, reads: Reads) -> Ints:
-        """About how many bytes each run has, (R,)."""
-        return np.asarray((reads.stop - reads.first) * self._row_bytes[reads.block], np.int64)
-
     def block_of(self, numbers: Ints) -> Ints:
         """The block that each story begins in, (S,)."""
         by_number = np.argsort(numbers)  # looking up neighbours one after the other is faster
@@ -109,7 +100,8 @@ class Schedule:
     def pieces(self, numbers: Ints, block: Ints) -> Ints:
         """The piece of the table that each story of some blocks begins in, numbered through the table, (S,)."""
         first, stories = self._first_story[block], self._first_story[block + 1] - self._first_story[block]
-        return self._first_piece[block] + (numbers - first) * self.blocks.pieces[block] // stories
+        inside = (numbers - first) * self.blocks.pieces[block] // stories
+        return np.asarray(self._first_piece[block] + inside, np.int64)
 
     def reads(self, numbers: Ints, group: Ints | None = None) -> Reads:
         """The runs of rows that stories are read in: of each piece, as much as they take.
@@ -121,7 +113,7 @@ class Schedule:
         places, block = self.selection.places(numbers), self.block_of(numbers)
         piece = self.pieces(numbers, block)
         if group is not None:
-            piece = group * int(self.blocks.pieces.sum()) + piece
+            piece = group * self._pieces + piece
         _, began, run = np.unique(piece, return_index=True, return_inverse=True)
         by_use = np.argsort(began)
         rank = np.empty_like(by_use)

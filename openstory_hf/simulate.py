@@ -252,15 +252,17 @@ def simulate(
     folder, on_hub = _folder(str(path), revision)
     split = folder.split(split)
     selection = select(folder, split, length=length, stride=stride, key_only=True, where=Where())
-    schedule = Schedule(folder.layout(selection.table, split), selection, shuffle, seed)
+    layout = folder.layout(selection.table, split)
+    schedule = Schedule(layout, selection, shuffle, seed)
     parts = shares(schedule, ranks, workers)
-    found = forecast(schedule, parts, epoch)
+    found = forecast(schedule, layout, parts, epoch)
     chosen = np.unique(np.linspace(0, ranks - 1, min(SAMPLED, ranks)).astype(int)).tolist()
     some = [parts[rank * workers + worker] for rank in chosen for worker in range(workers)]
     halves = [size_of(part) // 2 for part in some]
-    whole = forecast(schedule, some, epoch)
-    before = np.array([fetched(schedule, part, taken, epoch) for part, taken in zip(some, halves, strict=True)])
-    rest = forecast(schedule, [after(part, taken) for part, taken in zip(some, halves, strict=True)], epoch)
+    whole = forecast(schedule, layout, some, epoch)
+    before = fetched(schedule, layout, some, halves, epoch)
+    rest = [after(part, taken) for part, taken in zip(some, halves, strict=True)]
+    again = forecast(schedule, layout, rest, epoch)
     files = folder.files(selection.table, split)
     sizes = [folder.manifest["index"][index_file(file)]["bytes"] for file in files]
     return Simulation(
@@ -272,8 +274,8 @@ def simulate(
         index_bytes=float(np.mean(sizes)) if sizes else 0.0,
         rate=rate,
         ranks_per_node=ranks_per_node,
-        resume_requests=float((before[:, 0] + rest.requests - whole.requests).sum() / len(chosen)),
-        resume_bytes=float((before[:, 1] + rest.bytes - whole.bytes).sum() / len(chosen)),
+        resume_requests=float((before[:, 0] + again.requests - whole.requests).sum() / len(chosen)),
+        resume_bytes=float((before[:, 1] + again.bytes - whole.bytes).sum() / len(chosen)),
         shuffle=shuffle,
         on_hub=on_hub,
     )

@@ -82,7 +82,8 @@ def test_resuming_costs_what_is_told(many, small_blocks):
     whole = load_stories(many, shuffle=True)
     [part] = shares(whole.schedule, 1, 1)
     taken = len(whole.schedule) // 2
-    asked, size = fetched(whole.schedule, part, taken)
+    layout = BuiltFolder(str(many)).layout("stories", "train")
+    [[asked, size]] = fetched(whole.schedule, layout, [part], [taken]).tolist()
     with FileServer(many) as server:
         stream = load_stories(server.url, shuffle=True)
         rows = iter(stream)
@@ -99,7 +100,7 @@ def test_resuming_costs_what_is_told(many, small_blocks):
         stories, requests, _, real = read(resumed, server, before)
     from openstory_hf.forecast import forecast
 
-    rest = forecast(whole.schedule, [after(part, taken)])
+    rest = forecast(whole.schedule, layout, [after(part, taken)])
     assert (stories, requests) == (rest.stories[0], rest.requests[0])
     assert rest.bytes[0] == pytest.approx(real, rel=0.02)
 
