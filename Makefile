@@ -56,7 +56,7 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 # this is what they import when they read local files.
 CONTENDERS := mosaicml-streaming brotli python-snappy cramjam zstd catalogue xattr cffi pycparser \
   litdata lightning-utilities obstore tifffile boto3 botocore s3transfer jmespath \
-  megatron-energon multi-storage-client rapidyaml deprecation filetype lark wcmatch bracex jsonschema \
+  megatron-energon multi-storage-client psutil rapidyaml deprecation filetype lark wcmatch bracex jsonschema \
   jsonschema-specifications referencing rpds-py opentelemetry-api opentelemetry-sdk opentelemetry-semantic-conventions
 $(VENV)/.bench-installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[bench]'

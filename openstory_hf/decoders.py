@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -44,28 +44,21 @@ class Cache:
         self._kept: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """What is kept under a key, or what `make` gives, which is kept then; not to be changed."""
-        found = self.find(key)
-        if found is None:
-            found = make()
-            self.keep(key, found)
+    def find(self, keys: Iterable[Hashable]) -> dict[Hashable, NDArray[Any]]:
+        """What is kept under some keys, not to be changed; keys under which nothing is are left out."""
+        with self._lock:
+            found = {key: self._kept[key] for key in keys if key in self._kept}
+            for key in found:
+                self._kept.move_to_end(key)
         return found
 
-    def find(self, key: Hashable) -> NDArray[Any] | None:
-        """What is kept under a key, not to be changed; None if it is nothing."""
+    def keep(self, made: Mapping[Hashable, NDArray[Any]]) -> None:
+        """Keep arrays under their keys, and forget those that were not asked for the longest if there is no room."""
         with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
-            return found
-
-    def keep(self, key: Hashable, values: NDArray[Any]) -> None:
-        """Keep an array, and forget those that were not asked for the longest if there is no room."""
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = values
-                self._held += values.nbytes
+            for key, values in made.items():
+                if key not in self._kept:
+                    self._kept[key] = values
+                    self._held += values.nbytes
             while self._held > self._size:
                 self._held -= self._kept.popitem(last=False)[1].nbytes
 

@@ -216,7 +216,9 @@ class StoryStream(ElasticStream):
         selection, assembly, folder = self.schedule.selection, self._assembly, self._folder
         reads = self.schedule.reads(numbers)
         index, scattered = folder.index(selection.table, self.request.split), self.request.shuffle == "full"
-        light = RowReader(index, [*assembly.needed, *PLACES], ahead=1 if scattered else ROWS_AHEAD)
+        # of the pictures of a frame, one is drawn; of those of a story, all
+        late, ahead = selection.table == "frames", 1 if scattered else ROWS_AHEAD
+        light = RowReader(index, [*assembly.needed, *PLACES], ahead, late=late)
         ids = RowReader(folder.index("stories", self.request.split), ["story_id"], ahead=ROWS_AHEAD)
         runs = enumerate(zip(reads.first.tolist(), reads.stop.tolist(), strict=True))
         source = picture_source(index, runs, scattered=scattered)

@@ -8,6 +8,7 @@ from typing import Any
 
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.folder import BuiltFolder, Index
+from openstory_hf.late import instances
 from openstory_hf.schema import TABLES
 from openstory_hf.sources import LENGTH, PLACES, picture_source
 
@@ -25,12 +26,14 @@ class RowReader:
         index: of the table and split.
         columns: the columns to read, all but the pictures by default.
         ahead: rows to make at a time, for rows that are read in their order; Arrow takes as long for one as for ten.
+        late: make the instances of a picture when they are asked for, see `LateInstances`.
     """
 
-    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1) -> None:
+    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1, *, late: bool = False) -> None:
         self.index = index
         self._columns = tuple(columns)
         self._ahead = ahead
+        self._late = late
         self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def get(self, row: int) -> dict[str, Any]:
@@ -40,8 +43,8 @@ class RowReader:
     def run(self, first: int, count: int) -> list[dict[str, Any]]:
         """So many rows from the first on; not to be changed."""
         found = list(map(self._kept.get, range(first, first + count)))
-        for place, values in enumerate(found):
-            if values is None:
+        for place, known in enumerate(found):
+            if known is None:
                 row = first + place
                 if row not in self._kept:  # it may have come with another
                     self._make(row, max(self._ahead, count - place))
@@ -54,9 +57,12 @@ class RowReader:
         """Make some rows from the first on, as far as its row group reaches."""
         table, inside, file = self.index.find(first, self._columns)
         names, part = table.column_names, table.slice(inside, count)
-        columns = [column.to_pylist() for column in part.columns]  # faster than the rows at once
-        for row, values in enumerate(zip(*columns, strict=True), first):
-            made = dict(zip(names, values, strict=True))
+        columns = [  # faster than the rows at once
+            instances(column) if name == "instances" and self._late else column.to_pylist()
+            for name, column in zip(names, part.columns, strict=True)
+        ]
+        for row, of_row in enumerate(zip(*columns, strict=True), first):
+            made = dict(zip(names, of_row, strict=True))
             made["file"] = file
             _check_places(self.index, made)
             self._kept[row] = made

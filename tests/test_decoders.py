@@ -129,18 +129,19 @@ def stored(number, place):
     return decoders.Stored(codecs.encode_png(pixels), f"{number}.png", place)
 
 
-def test_a_cache_makes_what_it_has_no_more_and_forgets_what_was_longest_ago():
-    made = []
-    cache = decoders.Cache(3 * 8 * 8 * 3)
-
-    def make(number):
-        made.append(number)
-        return decoders.rgb(stored(number, None))
-
+def test_a_cache_has_what_was_kept_and_forgets_what_was_longest_ago():
+    cache, made = decoders.Cache(3 * 8 * 8 * 3), []
     for number in (1, 2, 3, 1, 4, 1, 2):
-        found = cache.get(number, lambda number=number: make(number))
-        assert (found == number).all()
+        found = cache.find([number, "never kept"])
+        if not found:
+            made.append(number)
+            cache.keep({number: np.full((8, 8, 3), number, np.uint8)})
+            found = cache.find([number])
+        assert list(found) == [number]
+        assert (found[number] == number).all()
     assert made == [1, 2, 3, 4, 2]  # 4 pushed 2 out, for 1 had been asked for again
+    cache.keep({5: np.zeros(3 * 8 * 8 * 3 + 1, np.uint8)})
+    assert not cache.find([5])  # larger than all there is room for
 
 
 def test_only_stored_pictures_say_which_they_are():

@@ -41,6 +41,7 @@ ORDER = [
     "storage",
     "folder",
     "sources",
+    "late",
     "rows",
     "views",
     "selection",

@@ -3,13 +3,15 @@
     python -m benchmarks.loading.resume [--quick] [--rounds 3] [--work FOLDER] [--markdown FILE]
 
 The work is that of `python -m benchmarks.loading`. A plain pass is a loop over the rows in the order of the files; the
-loader is measured in the same order and shuffled, with and without states. The state at nine tenths of an epoch is
-loaded in a fresh process, by as many workers or by another number; before, it is made sure that what comes then is
-what was left. `datasets` streams in order, for its shuffle loses the stories in its buffer on resume.
+loader is measured in the same order and shuffled, with and without states; all passes take turns of some batches in
+one process, so that none has a better moment than another. The state at nine tenths of an epoch is loaded in a fresh
+process, by as many workers or by another number; before, it is made sure that what comes then is what was left.
+`datasets` streams in order, for its shuffle loses the stories in its buffer on resume.
 """
 
 from __future__ import annotations
 
+import statistics
 from functools import partial
 
 from benchmarks.loading import command, measure, table
@@ -55,8 +57,8 @@ def main() -> None:
     states = {key: call("state_at", of=key[0], before=key[1], after=key[2])["state"] for key in RESUMES}
     busy = [table.load_average()]
     passes = measure.rounds(
-        list(PASSES), chosen.rounds, lambda name: call("measure_pass", name=name, seconds=chosen.seconds)
-    )
+        ["all"], chosen.rounds, lambda _: call("measure_passes", names=list(PASSES), seconds=chosen.seconds)
+    )["all"]
     starts = [(key, state) for key in RESUMES for state in (False, True)]
     firsts = measure.rounds(
         starts,
@@ -64,12 +66,18 @@ def main() -> None:
         lambda start: call("first", of=start[0][0], workers=start[0][2], state=states[start[0]] if start[1] else None),
     )
     busy.append(table.load_average())
-    rates = {name: passes[name].median("rate") for name in PASSES}
 
     def cost(name: str, bases: dict[str, str]) -> str:
-        return f"{rates[bases[name]] / rates[name] - 1:+.1%}" if name in bases else "–"
+        """The median of the rounds, and how far they lie apart."""
+        if name not in bases:
+            return "–"
+        found = sorted(run[bases[name]] / run[name] - 1 for run in passes)
+        return f"{statistics.median(found):+.1%} ({found[0]:+.1%} … {found[-1]:+.1%})"
 
-    rows = [[title, f"{rates[name]:,.0f}", cost(name, PLAIN), cost(name, STATELESS)] for name, title in PASSES.items()]
+    rows = [
+        [title, f"{passes.median(name):,.0f}", cost(name, PLAIN), cost(name, STATELESS)]
+        for name, title in PASSES.items()
+    ]
     seconds = [[firsts[key, state].median("seconds") for state in (False, True)] for key in RESUMES]
     text = (
         f"One process, {chosen.rounds} rounds, medians. {table.machine(busy)}\n\n"

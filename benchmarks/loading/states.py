@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 from benchmarks.loading.source import LENGTH, open_source
 
 BATCH = 16
+TURN = 8
+"""Batches of a turn."""
+TURNS_BEFORE = 4
+"""Turns before the first that counts."""
 DONE = 0.9
 """How much of an epoch is through at the state."""
 
@@ -22,14 +27,14 @@ Batch = dict[str, Any]
 class Ours:
     """Stories of this package in batches."""
 
-    def __init__(self, work: str, workers: int, *, shuffle: bool) -> None:
+    def __init__(self, work: str, workers: int, *, shuffle: bool, cache_mb: int = 64) -> None:
         from openstory_hf.collate import StoryTensorCollator
         from openstory_hf.load import load_stories
         from openstory_hf.loader import StoryLoader
 
         columns = ("images", "captions")
         self.rows = load_stories(f"{work}/openstory", length=LENGTH, frame="random", shuffle=shuffle, columns=columns)
-        self.collate = StoryTensorCollator(image_size=128, keep_captions=True, cache_mb=64)
+        self.collate = StoryTensorCollator(image_size=128, keep_captions=True, cache_mb=cache_mb)
         self.batches = StoryLoader(self.rows, self.collate, BATCH, num_workers=workers)
         self.state_dict, self.load_state_dict = self.batches.state_dict, self.batches.load_state_dict
 
@@ -64,20 +69,49 @@ def plain(rows: Iterable[Any], collate: Callable[[list[Any]], Batch]) -> Iterato
         yield collate(some)
 
 
-def loader(of: str, work: str, workers: int, *, shuffle: bool) -> Ours | HuggingFace:
-    return HuggingFace(work) if of == "hf" else Ours(work, workers, shuffle=shuffle)
+def loader(of: str, work: str, workers: int, *, shuffle: bool, cache_mb: int = 64) -> Ours | HuggingFace:
+    return HuggingFace(work) if of == "hf" else Ours(work, workers, shuffle=shuffle, cache_mb=cache_mb)
 
 
-def measure_pass(name: str, work: str, seconds: float) -> dict[str, float]:
-    """`rate` of whole epochs, until some seconds have passed."""
-    made = loader(name.partition("-")[0], work, 0, shuffle=name.startswith("shuffled"))
-    stories, began = 0, time.perf_counter()
-    while not stories or time.perf_counter() - began < seconds:
+def measure_passes(names: Sequence[str], work: str, seconds: float) -> dict[str, float]:
+    """The rate of each pass in one process: all take turns of some batches until each had some seconds.
+
+    A machine that is slower for a while is so for all of them.
+    """
+    turns = {name: endless(name, work, 64 + number) for number, name in enumerate(names)}
+    stories, spent = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0)
+    for _ in range(TURNS_BEFORE):
+        for name in names:
+            next(turns[name])
+    shuffle = random.Random(0).shuffle
+    order = list(names)
+    while min(spent.values()) < seconds:
+        shuffle(order)
+        for name in order:
+            began = time.perf_counter()
+            stories[name] += next(turns[name])
+            spent[name] += time.perf_counter() - began
+    return {name: stories[name] / spent[name] for name in names}
+
+
+def endless(name: str, work: str, cache_mb: int) -> Iterator[int]:
+    """A pass, epoch after epoch, that gives the number of its stories after some batches.
+
+    Args:
+        name: of the pass.
+        work: where the data is.
+        cache_mb: as of the collator; passes with other sizes share no decoded pictures.
+    """
+    made = loader(name.partition("-")[0], work, 0, shuffle=name.startswith("shuffled"), cache_mb=cache_mb)
+    stories = batches = 0
+    while True:
         for batch in plain(made.rows, made.collate) if name == "plain" else made:
-            stories += len(batch["pixel_values"])
+            stories, batches = stories + len(batch["pixel_values"]), batches + 1
             if name.endswith("-states"):
                 made.state_dict()
-    return {"rate": stories / (time.perf_counter() - began)}
+            if batches == TURN:
+                yield stories
+                stories = batches = 0
 
 
 def state_at(of: str, work: str, before: int, after: int) -> dict[str, Any]:

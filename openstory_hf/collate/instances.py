@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from openstory_hf import decoders
 from openstory_hf.collate.common import Row, spread, taken
@@ -94,8 +95,9 @@ def instance_grids(
         else None
         for geometry, of_picture in zip(geometries, instances, strict=True)
     ]
-    shares: list[Any] = [None if kept is None or key is None else kept.find(key) for key in keys]
-    missing = [number for number, known in enumerate(shares) if known is None]
+    known, made = kept.find(keys) if kept else {}, dict[Hashable, NDArray[np.float32]]()
+    shares: list[Any] = [known.get(key) for key in keys]
+    missing = [number for number, share in enumerate(shares) if share is None]
     for geometry, group in groupby(missing, key=lambda number: geometries[number]):
         numbers = list(group)
         rles = [entry["segmentation"] for number in numbers for entry in instances[number]]
@@ -103,8 +105,10 @@ def instance_grids(
         for number in numbers:
             stop = start + len(instances[number])
             shares[number], start = covered[start:stop], stop
-            if kept is not None and keys[number] is not None:
-                kept.keep(keys[number], shares[number].copy())
+            if keys[number] is not None:
+                made[keys[number]] = shares[number].copy()
+    if kept:
+        kept.keep(made)
     valid = taken([len(of_picture) for of_picture in instances])
     return spread(torch.from_numpy(np.concatenate([np.zeros((0, *grid), np.float32), *shares])), valid), valid
 

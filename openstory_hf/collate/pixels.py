@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -136,19 +136,35 @@ class Pixels:
         """
         wanted = buffers.empty((len(frames), 3, *self.geometry.size), _KINDS[self.dtype])
         array = wanted.numpy()  # numpy's calls cost less than torch's, and there are some for each picture
-        kept = kept_by(self.cache_mb)
         affine = None if self.dtype == "uint8" else _affine(self.mean, self.std)
+        kept = kept_by(self.cache_mb)
+        to = geometries or [self.geometry] * len(frames)
+        keys = [_key(frame, geometry) for frame, geometry in zip(frames, to, strict=True)] if kept else []
+        known, made = kept.find(keys) if kept else {}, dict[Hashable, NDArray[np.uint8]]()
+
+        def planes_of(place: int) -> NDArray[np.uint8]:
+            (row, number), geometry = frames[place], to[place]
+            key = keys[place] if keys else None
+            found = known.get(key, made.get(key))  # a batch may show a picture twice
+            if found is None:
+                found = _decoded(row, number)
+                if geometry.shared:
+                    found = planes(geometry.pixels(found))
+                if key is not None:
+                    made[key] = found = np.ascontiguousarray(found)
+            return found if geometry.shared else planes(geometry.pixels(found))
 
         def fill(place: int) -> None:
-            (row, number), geometry = frames[place], geometries[place] if geometries else self.geometry
             values = array[place]
-            values[...] = _planes(row, number, geometry, kept)
+            values[...] = planes_of(place)
             if affine is not None:  # while the picture is in the cache of the processor
                 scale, shift = affine
                 values *= scale
                 values += shift
 
         in_threads(fill, range(len(frames)), self.threads)
+        if kept:
+            kept.keep(made)
         return wanted
 
 
@@ -157,20 +173,17 @@ def kept_by(cache_mb: int) -> decoders.Cache | None:
     return decoders.shared_cache(cache_mb << 20, os.getpid()) if cache_mb else None
 
 
-def _planes(row: Row, frame: int, geometry: Geometry, kept: decoders.Cache | None) -> NDArray[np.uint8]:
-    """The pixels of a frame in a geometry, channel by channel: uint8 (3, h, w)."""
-    stored = row["images"][frame]
-    place = None if kept is None else decoders.place_of(stored)
+def _key(frame: tuple[Row, int], geometry: Geometry) -> Hashable:
+    """Under what the pixels of a frame are kept: in a geometry that others share, else as they were decoded."""
+    row, number = frame
+    place = decoders.place_of(row["images"][number])
+    return (place, geometry) if geometry.shared and place is not None else place
 
-    def made() -> NDArray[np.uint8]:
-        return planes(geometry.pixels(decoders.rgb(stored)))
 
+def _decoded(row: Row, frame: int) -> NDArray[np.uint8]:
+    """The pixels of a frame: uint8 (H, W, 3)."""
     try:
-        if kept is None or place is None:
-            return made()
-        if geometry.shared:
-            return kept.get((place, geometry), lambda: np.ascontiguousarray(made()))
-        return planes(geometry.pixels(kept.get(place, lambda: decoders.rgb(stored))))
+        return decoders.rgb(row["images"][frame])
     except pictures.UndecodableError as error:
         raise row_error(row, f"the picture of frame {frame} does not decode: {error}") from None
 
