@@ -1,10 +1,13 @@
 """What grows with the size of a dataset, and what does not.
 
     python -m benchmarks.scale opening [--shards 10000] [--groups 100] [--work FOLDER] [--markdown FILE]
+    python -m benchmarks.scale going-on [--shards 10000] [--groups 100] [--work FOLDER] [--markdown FILE]
     python -m benchmarks.scale costs [--quick] [--rounds 3] [--work FOLDER] [--markdown FILE]
 
 `opening` opens a dataset of 10^4 shards and 10^6 row groups, 2*10^7 stories of five frames, from a disk and over HTTP,
 and takes a first batch of 16: requests, anonymous memory, processor time. What is synthetic about it: see `huge`.
+
+`going-on` reads shuffled stories of it from a disk: memory of the process as it reads more.
 
 `costs` builds and reads a release at 1, 4 and 16 times a size: time of a frame, calls of functions for a frame (which
 no other process disturbs), and peak anonymous memory.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import gc
+import os
 import shutil
 import statistics
 import sys
@@ -57,25 +61,22 @@ def opening(folder: str, remote: bool, options: dict[str, Any]) -> dict[str, Any
     from openstory_hf.testing import FileServer
 
     gc.collect()
-    me = measure.anonymous
-    found: dict[str, Any] = {"imported": me(_pid())}
+    found: dict[str, Any] = {"imported": measure.anonymous(os.getpid())}
     with FileServer(folder) as server:
         began = time.process_time()
         stories = load_stories(server.url if remote else folder, **options)
         stories.order(0).at(0, BATCH)  # what the first stories are
-        found |= {"cpu": time.process_time() - began, "opened": me(_pid()), "opening": len(server.requests)}
+        found |= {
+            "cpu": time.process_time() - began,
+            "opened": measure.anonymous(os.getpid()),
+            "opening": len(server.requests),
+        }
         rows = list(islice(iter(stories), BATCH))
         assert len(rows) == BATCH
         assert all(len(image["bytes"]) == PICTURE for row in rows for image in row["images"])
-        found |= {"batch": me(_pid()), "stories": stories.num_stories}
+        found |= {"batch": measure.anonymous(os.getpid()), "stories": stories.num_stories}
         kinds = Counter(_kind(request.path) for request in server.requests)
     return found | {"kinds": dict(kinds)}
-
-
-def _pid() -> int:
-    import os
-
-    return os.getpid()
 
 
 def _kind(path: str) -> str:
@@ -113,6 +114,41 @@ def report_opening(chosen: argparse.Namespace) -> str:
     )
     columns = ["reading", "requests to open", "with the first batch", "MB imported", "MB opened", "MB with a batch"]
     return f"{head}\n\n{table.markdown([*columns, 'CPU s to open'], rows)}\n"
+
+
+# -- going on: memory of a process that reads more and more of a huge dataset
+
+
+def going_on(folder: str, marks: list[int]) -> dict[str, Any]:
+    """Read shuffled stories; at each of some numbers, most anonymous bytes so far and seconds of processor since."""
+    from openstory_hf import load_stories
+
+    found, most, used = [], 0, time.process_time()
+    for number, _ in enumerate(load_stories(folder, shuffle=True), 1):
+        if number % 50 == 0:
+            most = max(most, measure.anonymous(os.getpid()))
+        if number in marks:
+            found.append((number, most, time.process_time() - used))
+            used = time.process_time()
+        if number == marks[-1]:
+            break
+    return {"marks": found}
+
+
+def report_going_on(chosen: argparse.Namespace) -> str:
+    folder = chosen.work / f"huge-{chosen.shards}-{chosen.groups}"
+    huge.write(folder, shards=chosen.shards, groups=chosen.groups, rows=ROWS, picture_bytes=PICTURE)
+    busy = [table.load_average()]
+    marks = [500, 1000] if chosen.quick else [1000, 4000, 16_000, 64_000]
+    found = measure.call("benchmarks.scale", "going_on", folder=folder, marks=marks)["marks"]
+    busy.append(table.load_average())
+    rows, before = [], 0
+    for number, most, cpu in found:
+        size, frames = number * huge.FRAMES * PICTURE / 1e9, (number - before) * huge.FRAMES
+        rows.append([f"{number:,}", f"{size:,.1f}", f"{most / 1e6:,.0f}", f"{1e6 * cpu / frames:.0f}"])
+        before = number
+    columns = ["stories read", "GB", "peak MB", "CPU µs a frame since"]
+    return f"{table.machine(busy)}\n\n{table.markdown(columns, rows)}\n"
 
 
 # -- costs
@@ -192,7 +228,7 @@ def report_costs(chosen: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("opening", "costs"))
+    parser.add_argument("what", choices=("opening", "going-on", "costs"))
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--groups", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
@@ -203,8 +239,8 @@ def main() -> None:
     if chosen.quick:
         chosen.shards, chosen.rounds = min(chosen.shards, 200), 1
     chosen.work.mkdir(parents=True, exist_ok=True)
-    text = report_opening(chosen) if chosen.what == "opening" else report_costs(chosen)
-    command.report(text, chosen.markdown)
+    reports = {"opening": report_opening, "going-on": report_going_on, "costs": report_costs}
+    command.report(reports[chosen.what](chosen), chosen.markdown)
 
 
 if __name__ == "__main__":
