@@ -254,6 +254,8 @@ def simulate(
     selection = select(folder, split, length=length, stride=stride, key_only=True, where=Where())
     layout = folder.layout(selection.table, split)
     schedule = Schedule(layout, selection, shuffle, seed)
+    if not len(schedule):
+        raise UsageError(f"{folder.path}: split {split} has no stories to read. Choose another --split")
     parts = shares(schedule, ranks, workers)
     found = forecast(schedule, layout, parts, epoch)
     chosen = np.unique(np.linspace(0, ranks - 1, min(SAMPLED, ranks)).astype(int)).tolist()

@@ -185,6 +185,14 @@ def test_numbers_that_make_no_job_are_refused(many, options):
         simulate(many, **{"ranks": 1, "workers": 1, **options})
 
 
+def test_a_split_without_stories_is_refused(many, tmp_path):
+    manifest = json.loads((many / "manifest.json").read_text())
+    manifest["splits"]["test"] = manifest["splits"]["train"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match="split test has no stories to read"):
+        simulate(tmp_path / "manifest.json", ranks=1, workers=1, split="test")
+
+
 def test_the_command_prints_a_table_or_json(many, capsys):
     arguments = ["simulate", "--ranks", "6", "--workers", "2", "--repo-stats", str(many / "manifest.json")]
     assert main(arguments) == 0
