@@ -22,7 +22,7 @@ format: $(VENV)/.dev-installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The tables of docs/performance.md: two hours, and 25 GB in build/. BENCH=--quick tries it in some minutes.
+# The tables of docs/performance.md and docs/scale.md: two hours, and 25 GB in build/. BENCH=--quick tries it in some minutes.
 bench: $(VENV)/.bench-installed
 	mkdir -p build/bench
 	$(BIN)/python -m benchmarks.loading clips $(BENCH) --markdown build/bench/clips.md
@@ -32,6 +32,9 @@ bench: $(VENV)/.bench-installed
 	$(BIN)/python -m benchmarks.loading.first_batch $(BENCH) --markdown build/bench/first_batch.md
 	$(BIN)/python -m benchmarks.loading.memory $(BENCH) --markdown build/bench/memory.md
 	$(BIN)/python -m benchmarks.flintstones_build $(BENCH) --markdown build/bench/flintstones_build.md
+	$(BIN)/python -m benchmarks.scale opening $(BENCH) --work build/bench --markdown build/bench/opening.md
+	$(BIN)/python -m benchmarks.scale going-on $(BENCH) --work build/bench --markdown build/bench/going_on.md
+	$(BIN)/python -m benchmarks.scale costs $(BENCH) --work build/bench --markdown build/bench/costs.md
 
 docs: $(VENV)/.test-installed
 	$(BIN)/python scripts/api_reference.py

@@ -13,8 +13,8 @@ from openstory_hf.errors import UsageError
 from openstory_hf.info import Character
 from openstory_hf.order import pick
 from openstory_hf.references import POLICIES, rewrite
-from openstory_hf.rows import PLACES, Place
 from openstory_hf.schema import TABLES
+from openstory_hf.sources import PLACES, Place
 
 FrameChoice = Literal["middle", "random", "all"] | int
 Images = Callable[[int, Place], dict[str, Any]]
@@ -88,11 +88,12 @@ class Assembly:
         Args:
             row: the columns `needed`, and the places of the pictures.
             start: first frame.
-            stop: behind the last.
+            stop: behind the last; -1 for all of them.
             images: gives the pictures.
             draw: the random number of the story.
         """
-        story = {name: value for name, value in row.items() if name not in PLACES}
+        story = {name: value for name, value in row.items() if name not in (*PLACES, "file")}
+        stop = len(row["frame_ids"]) if stop < 0 else stop
         if (start, stop) != (0, len(row["frame_ids"])):
             story = views.cut(story, start, stop)
             story = self._rewritten(story, self.policy)

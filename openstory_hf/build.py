@@ -10,6 +10,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from openstory_hf import card
@@ -40,8 +42,9 @@ from openstory_hf.builder import (
     tables,
 )
 from openstory_hf.codecs import CODECS, DEFAULT_CODEC
+from openstory_hf.contents import contents_file, entry_of, write_contents
 from openstory_hf.errors import BuildError
-from openstory_hf.index import index_file, join_parts
+from openstory_hf.index import index_file
 from openstory_hf.plan import SHARD_BYTES, Plan, Shard, plan_build
 from openstory_hf.records import Reject, Unit
 from openstory_hf.references import RULES_VERSION
@@ -60,15 +63,12 @@ Progress = Callable[[str, int], None]
 
 @dataclass(kw_only=True)
 class ShardResult:
-    """What a finished shard holds: rows, bytes and hash of each file, the counts, and the records left out.
-
-    `parts` are the indexes of its files, in the work folder until the build is complete.
-    """
+    """What a finished shard holds: facts of its files and of their indexes, the counts, and the records left out."""
 
     name: str
     split: str
     files: dict[str, dict[str, Any]]
-    parts: dict[str, dict[str, Any]]
+    index: dict[str, dict[str, Any]]
     tally: Tally
     rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -94,7 +94,7 @@ def build_shard(
         temporary = work / f"tmp-{os.getpid()}-{table}-{shard.name}"
         index = temporary.with_name(f"{temporary.name}-index")
         writers[table] = TableWriter(temporary, index, TABLES[table], plan.row_group_bytes)
-    result = ShardResult(name=shard.name, split=shard.split, files={}, parts={}, tally=Tally())
+    result = ShardResult(name=shard.name, split=shard.split, files={}, index={}, tally=Tally())
     quarantine = _Quarantine(result.rejects)
     for unit in shard.units:
         _build_unit(plan, unit, writers, result.tally, quarantine, progress, threads)
@@ -102,20 +102,18 @@ def build_shard(
         raise BuildError(f"shard {shard.name}: seen records are not all accounted for: {result.tally}. This is a bug")
     for table, writer in writers.items():
         writer.close()
-        final = out / table / f"{shard.name}.parquet"
-        facts = {"rows": writer.rows, "row_groups": writer.row_groups, **file_facts(writer.path)}
-        result.files[final.relative_to(out).as_posix()] = facts
-        publish(writer.path, final)
-        part = _part(table, shard)
-        result.parts[part] = file_facts(writer.index.path)
-        publish(writer.index.path, work / part)
+        file = _file(table, shard)
+        result.files[file] = {"rows": writer.rows, "row_groups": row_groups(writer.path), **file_facts(writer.path)}
+        publish(writer.path, out / file)
+        result.index[index_file(file)] = {"rows": writer.rows, **file_facts(writer.index.path)}
+        publish(writer.index.path, out / index_file(file))
     write_whole(work / f"{shard.name}.json", json.dumps({"plan": plan.fingerprint, **asdict(result)}))
     return result
 
 
-def _part(table: str, shard: Shard) -> str:
-    """The index of a shard's file, relative to the work folder."""
-    return f"{table}-{shard.name}.index"
+def _file(table: str, shard: Shard) -> str:
+    """The file of a table that a shard becomes, relative to the folder of the build."""
+    return f"{table}/{shard.name}.parquet"
 
 
 @dataclass
@@ -240,7 +238,7 @@ def build(
             for result in _run(plan, waiting, out, num_proc, report):
                 results[result.name] = result
         ordered = [results[shard.name] for shard in plan.shards]
-        manifest = make_manifest(plan, ordered, _join_indexes(plan, out))
+        manifest = make_manifest(plan, ordered, _write_contents(plan, out))
         if not any(counts["stories"]["written"] for counts in manifest["splits"].values()):
             first = next((line for result in ordered for line in result.rejects), None)
             why = f"; the first bad record: {first['reason']} ({first['file']})" if first else ""
@@ -248,28 +246,37 @@ def build(
         left_out = [line for result in ordered for line in result.rejects]
         write_whole(out / REJECTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out))
         card.write(out, builder.INFO, manifest, left_out)
-        write_whole(out / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
+        write_whole(out / MANIFEST, manifest_text(manifest))
         with writing(work):
             shutil.rmtree(work)
     return manifest
 
 
-def _join_indexes(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
-    """Write one index per table and split from those of the shards; returns the facts of each file."""
-    work, made = _work_folder(out), {}
-    for table in tables(plan.builder.INFO):
+def _write_contents(plan: Plan, out: Path) -> dict[str, dict[str, Any]]:
+    """Write the contents of every table and split, from the files and their indexes; returns the facts of each."""
+    made = {}
+    built = tables(plan.builder.INFO)
+    for table in built:
         for split in dict.fromkeys(shard.split for shard in plan.shards):
-            parts = [work / _part(table, shard) for shard in plan.shards if shard.split == split]
-            temporary = work / f"tmp-{os.getpid()}-{table}-{split}-index"
+            shards = [shard for shard in plan.shards if shard.split == split]
+            entries = (
+                entry_of(
+                    out / index_file(_file(table, shard)),
+                    out / index_file(_file("frames", shard)) if table == "stories" and "frames" in built else None,
+                )
+                for shard in shards
+            )
+            name = contents_file(table, split)
+            temporary = _work_folder(out) / f"tmp-{os.getpid()}-{table}-{split}-contents"
             with writing(temporary):
-                rows = join_parts(parts, temporary, TABLES[table])
-            made[index_file(table, split)] = {"rows": rows, **file_facts(temporary)}
-            publish(temporary, out / index_file(table, split))
+                rows = write_contents(temporary, entries)
+            made[name] = {"rows": rows, **file_facts(temporary)}
+            publish(temporary, out / name)
     return made
 
 
 def make_manifest(
-    plan: Plan, results: Sequence[ShardResult], index: Mapping[str, Mapping[str, Any]]
+    plan: Plan, results: Sequence[ShardResult], contents: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The manifest: what was built from what, with counts beside the published ones and a hash for every file."""
     info = plan.builder.INFO
@@ -311,8 +318,21 @@ def make_manifest(
         **({"encoded": codec} if encoded else {}),
         "splits": splits,
         "files": {file: facts for result in results for file, facts in result.files.items()},
-        "index": dict(index),
+        "index": {file: facts for result in results for file, facts in result.index.items()},
+        "contents": dict(contents),
     }
+
+
+def row_groups(path: Path) -> list[int]:
+    """Rows of each row group of a Parquet file."""
+    metadata = pq.read_metadata(path)
+    return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """A manifest as JSON, one fact a line, but for lists of numbers: a line each."""
+    text = json.dumps(manifest, ensure_ascii=False, indent=1)
+    return re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda found: f"[{''.join(found[1].split())}]", text) + "\n"
 
 
 def _run(
@@ -468,7 +488,8 @@ def _finished(out: Path, plan: Plan) -> dict[str, Any] | None:
         return None  # nothing of ours
     if not isinstance(manifest, dict) or manifest.get("plan") != plan.fingerprint:
         raise BuildError(f"{out} holds a build of other inputs. Remove the folder, or choose another --out")
-    for file, facts in {**manifest["files"], **manifest["index"], REJECTS: {}, card.README: {}}.items():
+    written = {**manifest["files"], **manifest["index"], **manifest["contents"]}
+    for file, facts in {**written, REJECTS: {}, card.README: {}}.items():
         path = out / file
         if not path.is_file() or path.stat().st_size != facts.get("bytes", path.stat().st_size):
             raise BuildError(f"{path} is missing or damaged. Remove the folder and build again")
@@ -488,9 +509,8 @@ def _resumed(plan: Plan, shard: Shard, out: Path) -> ShardResult | None:
     facts = json.loads(path.read_text(encoding="utf-8"))
     if facts.pop("plan") != plan.fingerprint:
         return None
-    expectations = [(out / file, expected) for file, expected in facts["files"].items()]
-    expectations += [(_work_folder(out) / part, expected) for part, expected in facts["parts"].items()]
-    for found, expected in expectations:
+    for file, expected in {**facts["files"], **facts["index"]}.items():
+        found = out / file
         if not found.is_file() or file_facts(found) != {key: expected[key] for key in ("bytes", "sha256")}:
             return None
     if facts["rejects"] and plan.on_error == "raise":

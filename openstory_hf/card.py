@@ -21,7 +21,7 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from openstory_hf import croissant
 from openstory_hf.codecs import CODECS
 from openstory_hf.errors import OutputError
-from openstory_hf.index import FOLDER, index_file
+from openstory_hf.index import index_file, index_files
 from openstory_hf.info import Info
 from openstory_hf.metadata import is_language
 from openstory_hf.schema import TABLES
@@ -114,12 +114,15 @@ def configs(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         rows, size = config["splits"].get(split, (0, 0))
         config["files"].setdefault(split, []).append(file)
         config["splits"][split] = (rows + facts["rows"], size + facts["bytes"])
-    indexes = {split: index_file("stories", split) for split in found["stories"]["splits"]}
-    facts = {split: manifest["index"][file] for split, file in indexes.items()}
+    stories = found["stories"]
+    indexes = {split: [index_file(file) for file in files] for split, files in stories["files"].items()}
     found["annotations"] = {
         "features": Features({name: kind for name, kind in TABLES["stories"].items() if name != "images"}),
-        "files": {split: [file] for split, file in indexes.items()},
-        "splits": {split: (fact["rows"], fact["bytes"]) for split, fact in facts.items()},
+        "files": indexes,
+        "splits": {
+            split: (stories["splits"][split][0], sum(manifest["index"][file]["bytes"] for file in files))
+            for split, files in indexes.items()
+        },
     }
     for config in found.values():
         config["splits"] = {split: facts for split, facts in config["splits"].items() if facts[0]}
@@ -139,7 +142,7 @@ def front_matter(info: Info, manifest: Mapping[str, Any], languages: Sequence[st
         facts = DatasetInfo(features=config["features"], splits=splits, download_size=size, dataset_size=size)
         described.append({"config_name": name, **facts._to_yaml_dict()})
         indexed = name == "annotations"
-        paths = {split: index_file("stories", split) if indexed else f"{name}/{split}-*.parquet" for split in splits}
+        paths = {split: index_files("stories", split) if indexed else f"{name}/{split}-*.parquet" for split in splits}
         listed.append(
             {
                 "config_name": name,
@@ -202,9 +205,10 @@ def write(
 def _languages(root: Path, info: Info, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """The languages of the stories, as far as the Hub knows their codes; those of the dataset if rows say none."""
     found: set[str] = set()
-    for file in manifest["index"]:
-        if file.startswith(f"{FOLDER}/stories-"):
-            found |= set(pq.read_table(root / file, columns=["language"])["language"].unique().to_pylist())
+    for file in manifest["files"]:
+        if file.startswith("stories/"):
+            read = pq.read_table(root / index_file(file), columns=["language"])
+            found |= set(read["language"].unique().to_pylist())
     return tuple(sorted(code for code in found if is_language(code))) or info.languages
 
 

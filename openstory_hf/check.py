@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -21,13 +22,14 @@ from datasets import load_dataset_builder
 from tqdm import tqdm
 
 from openstory_hf import card, croissant, masks, metadata, pictures
-from openstory_hf.build import MANIFEST, REJECTS
+from openstory_hf.build import MANIFEST, REJECTS, row_groups
+from openstory_hf.contents import Entry, contents_file, entry_of
 from openstory_hf.errors import OutputError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.index import index_file
 from openstory_hf.references import restore
-from openstory_hf.rows import LENGTH, PLACES
 from openstory_hf.schema import TABLES
+from openstory_hf.sources import LENGTH, PLACES
 from openstory_hf.storage import Storage
 from openstory_hf.write import file_facts
 
@@ -56,8 +58,8 @@ def check(path: str | Path, *, revision: str | None = None, quiet: bool = True) 
     picture decodes; every mask has its picture's size and every box lies inside it; the counts add up and agree with
     the manifest; the README's front matter, configs and counts are what the Hub accepts and the files hold;
     `croissant.json` names their columns; nothing executable and no stray shard is there; the indexes say what the
-    tables say, and point at their pictures. The rows of a file whose hash differs are not looked at: whatever they
-    hold, it is not what was built. Nor is the index of a table of which a file has a problem.
+    tables say, and point at their pictures; the contents are those of the tables. The rows of a file whose hash
+    differs are not looked at: whatever they hold, it is not what was built. Nor is the index of such a file.
 
     Args:
         path: a local folder, `user/repo` of a dataset on the Hub, or a URL. Files that are not local are read once,
@@ -74,7 +76,8 @@ def check(path: str | Path, *, revision: str | None = None, quiet: bool = True) 
     problems += _check_counts(folder)
     problems += _check_card(folder, there)
     problems += _check_croissant(folder)
-    strays = {file for file in there or () if file.endswith(".parquet")} - {*manifest["files"], *manifest["index"]}
+    known = {*manifest["files"], *manifest["index"], *manifest["contents"]}
+    strays = {file for file in there or () if file.endswith(".parquet")} - known
     problems += [f"{file}: not in {MANIFEST}, yet it would be read. Remove it" for file in sorted(strays)]
     total = sum(facts["rows"] for facts in manifest["files"].values())
     with tqdm(total=total, unit="row", disable=None if not quiet else True) as bar:
@@ -116,37 +119,65 @@ def _local_copy(storage: Storage, file: str, size: int) -> Iterator[Path]:
 def _check_table(
     folder: BuiltFolder, table: str, split: str, there: Mapping[str, int] | None, seen: set[str], bar: tqdm[Any]
 ) -> Iterator[str]:
-    """Check the files of a table and split, and what its index says of each while it is at hand."""
+    """Check the files of a table and split, each with its index while both are at hand, and then the contents."""
+    entries: list[Entry] = []
     files = folder.files(table, split)
-    if not files:
-        return
-    name = index_file(table, split)
-    if problem := _index_problem(folder, name, there):
-        yield f"{name}: {problem}"
-    entries = None if problem else folder.index(table, split).rows([*_light(table), *PLACES])
-    for number, file in enumerate(files):
-        facts = folder.manifest["files"][file]
+    for file in files:
+        facts, name = folder.manifest["files"][file], index_file(file)
         bar.set_description(file, refresh=False)
-        sound = True
+        index_problem = _recorded_problem(folder, "index", name, there)
+        if index_problem:
+            yield f"{name}: {index_problem}"
         try:
             if problem := _size_problem(file, facts, there):
                 yield f"{file}: {problem}"
-                entries = None
                 continue
             with _local_copy(folder.storage, file, facts["bytes"]) as copy:
-                for problem in _check_file(copy, facts, table, seen, bar):
-                    yield f"{file}: {problem}"
-                    sound = False
-                if not sound:
-                    entries = None
-                elif entries and (problem := _disagreement(copy, number, file, entries)):
-                    yield f"{name}: {problem}"
-                    entries = None
-        except (pa.ArrowException, OSError, UnicodeDecodeError, OutputError) as error:
+                problems = [f"{file}: {problem}" for problem in _check_file(copy, facts, table, seen, bar)]
+                yield from problems
+                if problems or index_problem:
+                    continue
+                with _local_copies(folder, [name, *_beside(folder, table, file)]) as (part, *beside):
+                    if problem := _disagreement(copy, part, file, [*_light(table), *PLACES]):
+                        yield f"{name}: {problem}"
+                    else:
+                        entries.append(entry_of(part, *beside))
+        except (pa.ArrowException, OSError, UnicodeDecodeError, OutputError, ValueError, KeyError) as error:
             yield f"{file}: the file cannot be read: {error}. Build again"
-            entries = None
-    if entries and next(entries, None) is not None:
-        yield f"{name}: it has more rows than the table"
+    if files and len(entries) == len(files):
+        yield from _check_contents(folder, table, split, entries, there)
+
+
+def _beside(folder: BuiltFolder, table: str, file: str) -> list[str]:
+    """The index of the frames that a file of stories is made of, if there is one."""
+    name = index_file(f"frames/{file.partition('/')[2]}")
+    return [name] if table == "stories" and name in folder.manifest["index"] else []
+
+
+@contextlib.contextmanager
+def _local_copies(folder: BuiltFolder, names: Sequence[str]) -> Iterator[list[Path]]:
+    with contextlib.ExitStack() as stack:
+        sizes = [(name, folder.manifest["index"][name]["bytes"]) for name in names]
+        yield [stack.enter_context(_local_copy(folder.storage, name, size)) for name, size in sizes]
+
+
+def _check_contents(
+    folder: BuiltFolder, table: str, split: str, entries: Sequence[Entry], there: Mapping[str, int] | None
+) -> Iterator[str]:
+    name = contents_file(table, split)
+    if problem := _recorded_problem(folder, "contents", name, there):
+        yield f"{name}: {problem}"
+        return
+    try:
+        pairs: list[tuple[Any, list[Any]]] = [(folder.runs(table, split), [entry.runs for entry in entries])]
+        if table == "stories" and folder.files("frames", split):
+            first = folder.layout("frames", split).files
+            starts, _ = folder.published(split)
+            pairs.append((starts, [entry.starts + row for entry, row in zip(entries, first, strict=False)]))
+        if not all(np.array_equal(here, np.concatenate(expected)) for here, expected in pairs):
+            yield f"{name}: it does not describe the files of {table}. Build again"
+    except (OutputError, ValueError) as error:
+        yield f"{name}: {error}"
 
 
 def _light(table: str) -> list[str]:
@@ -163,8 +194,9 @@ def _size_problem(file: str, facts: Mapping[str, Any], there: Mapping[str, int] 
 _DIFFERS = "size or SHA-256 differ from the manifest. The file was changed or damaged; build again"
 
 
-def _index_problem(folder: BuiltFolder, name: str, there: Mapping[str, int] | None) -> str:
-    facts = folder.manifest["index"].get(name)
+def _recorded_problem(folder: BuiltFolder, kind: str, name: str, there: Mapping[str, int] | None) -> str:
+    """What is wrong with a file that says what is in others."""
+    facts = folder.manifest[kind].get(name)
     if facts is None:
         return f"{MANIFEST} does not name it. Build again"
     if problem := _size_problem(name, facts, there):
@@ -179,26 +211,29 @@ def _index_problem(folder: BuiltFolder, name: str, there: Mapping[str, int] | No
         return f"the index cannot be read: {error}. Build again"
 
 
-def _disagreement(copy: Path, number: int, file: str, entries: Iterator[dict[str, Any]]) -> str:
-    """The first row of a file that the index does not describe; the entries of the file's rows are used up."""
+def _disagreement(copy: Path, part: Path, file: str, columns: Sequence[str]) -> str:
+    """The first row of a file that its index does not describe."""
     with (
         pq.ParquetFile(copy) as parquet,
+        pq.ParquetFile(part) as index,
         copy.open("rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
     ):
+        batches = index.iter_batches(batch_size=BATCH_ROWS, columns=list(columns))
+        entries = (entry for batch in batches for entry in batch.to_pylist())
         for batch in parquet.iter_batches(batch_size=BATCH_ROWS):
             for row in batch.to_pylist():
-                if not _describes(next(entries, None), row, number, data):
+                if not _describes(next(entries, None), row, data):
                     return f"row {row.get('story_id') or row['frame_id']} of {file} is not as the index says"
-    return ""
+        return "it has more rows than the table" if next(entries, None) is not None else ""
 
 
-def _describes(entry: dict[str, Any] | None, row: dict[str, Any], number: int, data: mmap.mmap) -> bool:
+def _describes(entry: dict[str, Any] | None, row: dict[str, Any], data: mmap.mmap) -> bool:
     if entry is None:
         return False
-    images, places, file = row.pop("images"), entry.pop("pictures"), entry.pop("file")
+    images, places = row.pop("images"), entry.pop("pictures")
     return bool(
-        (entry, file, len(places)) == (row, number, len(images))
+        (entry, len(places)) == (row, len(images))
         and all((place is None) == (image is None) for place, image in zip(places, images, strict=True))
         and all(_stands(data, place, image) for place, image in zip(places, images, strict=True) if place)
     )
@@ -222,7 +257,7 @@ def _check_file(path: Path, facts: Mapping[str, Any], table: str, seen: set[str]
             return
         if (parquet.schema_arrow.metadata or {}).get(b"huggingface") != expected.metadata[b"huggingface"]:
             yield "the Hugging Face features in the file differ from the schema"
-        if (parquet.metadata.num_rows, parquet.num_row_groups) != (facts["rows"], facts["row_groups"]):
+        if row_groups(path) != facts["row_groups"]:
             yield f"{parquet.metadata.num_rows} rows in {parquet.num_row_groups} row groups, not as the manifest says"
         for number in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(number).total_byte_size

@@ -124,6 +124,26 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("dir", help="built folder, user/repo or URL")
     stats.add_argument("--json", action="store_true", help="print JSON instead of tables")
     stats.add_argument("--plot", type=Path, metavar="FILE", help="also draw them (.png, .pdf or .svg)")
+    simulated = verb(
+        "simulate",
+        _simulate,
+        "Tell what each rank of a training job will read: bytes, requests, imbalance, memory. Reads no data.",
+        "simulate --ranks 512 --workers 8 --repo-stats out/manifest.json",
+    )
+    simulated.add_argument("--ranks", type=_positive, required=True, help="number of ranks (GPUs)")
+    simulated.add_argument("--workers", type=_positive, default=1, help="loading processes of each rank")
+    simulated.add_argument(
+        "--repo-stats", required=True, metavar="MANIFEST", help="manifest.json, or a built folder, user/repo or URL"
+    )
+    simulated.add_argument("--split", default="train", help="split (default: train)")
+    simulated.add_argument("--length", type=_positive, help="frames of a window (default: the published stories)")
+    simulated.add_argument("--stride", type=_positive, default=1, help="frames between the starts of windows")
+    simulated.add_argument(
+        "--shuffle", type=_shuffle, default=True, metavar="HOW", help="true, false, full, or blocks at a time"
+    )
+    simulated.add_argument("--rate", type=float, default=10.0, help="stories a second that each rank trains on")
+    simulated.add_argument("--ranks-per-node", type=_positive, default=8, help="ranks of a machine")
+    simulated.add_argument("--json", action="store_true", help="print JSON, with the figures of every rank")
     explain = verb(
         "explain",
         _explain,
@@ -184,6 +204,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+def _shuffle(text: str) -> Any:
+    known = {"true": True, "false": False, "full": "full"}
+    if text not in known and not (text.isdecimal() and int(text) > 1):
+        raise argparse.ArgumentTypeError('must be "true", "false", "full" or a number from 2')
+    return known[text] if text in known else int(text)
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -288,6 +315,25 @@ def _stats(arguments: argparse.Namespace) -> None:
         print(stats.render_text(found), end="")
     if arguments.plot:
         stats.plot(found, arguments.plot)
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    import json
+
+    from openstory_hf.simulate import simulate
+
+    found = simulate(
+        arguments.repo_stats,
+        ranks=arguments.ranks,
+        workers=arguments.workers,
+        split=arguments.split,
+        length=arguments.length,
+        stride=arguments.stride,
+        shuffle=arguments.shuffle,
+        rate=arguments.rate,
+        ranks_per_node=arguments.ranks_per_node,
+    )
+    print(json.dumps(found.as_dict()) if arguments.json else found.as_text(), end="\n" if arguments.json else "")
 
 
 def _explain(arguments: argparse.Namespace) -> None:

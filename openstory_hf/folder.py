@@ -8,6 +8,7 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,20 +16,29 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from openstory_hf.build import MANIFEST
 from openstory_hf.codecs import CODECS
+from openstory_hf.contents import Contents, contents_file
 from openstory_hf.errors import OutputError, UsageError, reason_of
 from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
+from openstory_hf.layout import Layout
 from openstory_hf.schema import SCHEMA_VERSION, TABLES
 from openstory_hf.storage import Storage
 
 WHOLE_INDEX = 16 << 20
-"""An index up to this size is fetched in one request; of a larger one only what is needed."""
+"""The index of a file is fetched in one request up to this size; of a larger one only what is needed."""
 
 KEPT_BYTES = 96 << 20
 """Row groups of an index that are kept in memory."""
+
+KEPT_FILES, KEPT_FILE_BYTES = 64, 32 << 20
+"""Files of an index that are kept open, and in memory where they were fetched."""
+
+Group = tuple[int, int]
+"""A row group of an index: number of the file, and number within it."""
 
 
 class BuiltFolder:
@@ -37,17 +47,18 @@ class BuiltFolder:
     Args:
         path: see `storage.Storage`.
         revision: of a repository on the Hub.
+        manifest_file: name of its manifest.
 
     Raises:
         OutputError: if there is no manifest, or it is of another schema version.
     """
 
-    def __init__(self, path: str, revision: str | None = None) -> None:
+    def __init__(self, path: str, revision: str | None = None, manifest_file: str = MANIFEST) -> None:
         self.storage = Storage(path, revision)
         self.path = self.storage.path
         self._indexes: dict[tuple[str, str], Index] = {}
         try:
-            manifest = json.loads(self.storage.whole(MANIFEST))
+            manifest = json.loads(self.storage.whole(manifest_file))
         except (FileNotFoundError, NotADirectoryError):
             raise OutputError(
                 f"{self.path} holds no {MANIFEST}. Give the --out folder of a finished `openstory build`, or a "
@@ -101,10 +112,44 @@ class BuiltFolder:
             self._indexes[table, split] = Index(self, table, split)
         return self._indexes[table, split]
 
+    def layout(self, table: str, split: str) -> Layout:
+        """How the rows of a table and split lie in its files."""
+        return Layout.of([self.manifest["files"][file] for file in self.files(table, split)])
+
+    def runs(self, table: str, split: str) -> NDArray[np.int32]:
+        """Of `frames` the lengths of unbroken runs of rows, of `stories` the frames of each row.
+
+        Raises:
+            OutputError: if they cannot be read.
+        """
+        with self._contents(table, split) as contents:
+            return contents.runs()
+
+    def published(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """For each story of `stories` the row of its first frame in `frames`, and how many frames it has.
+
+        Raises:
+            OutputError: if they cannot be read.
+        """
+        with self._contents("stories", split) as contents:
+            return contents.starts(self.layout("frames", split)), contents.runs()
+
+    @contextmanager
+    def _contents(self, table: str, split: str) -> Iterator[Contents]:
+        name = contents_file(table, split)
+        try:
+            yield Contents(self.layout(table, split), pa.py_buffer(self.storage.whole(name)))
+        except FileNotFoundError:
+            raise OutputError(f"{self.path}/{name} is missing. Push or build again") from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(name, error) from None
+
+    def _unreadable(self, name: str, error: Exception) -> OutputError:
+        hint = f"`openstory check {self.path}` finds what is damaged"
+        return OutputError(f"{self.path}/{name} cannot be read: {error}. {hint}")
+
     def column(self, table: str, split: str, columns: Sequence[str]) -> dict[str, list[Any]]:
         """Some columns, other than pictures, of a whole table and split."""
-        if not self.files(table, split):
-            return {name: [] for name in columns}
         found: dict[str, list[Any]] = self.index(table, split).read(columns).to_pydict()
         return found
 
@@ -115,18 +160,20 @@ class BuiltFolder:
 
 def _check_shape(manifest: Mapping[str, Any]) -> None:
     """Make sure that what is read of a manifest is there and of its kind, and names no file outside the folder."""
-    for file, facts in [*manifest["files"].items(), *manifest["index"].items()]:
+    for file, facts in [*manifest["files"].items(), *manifest["index"].items(), *manifest["contents"].items()]:
         parts = PurePosixPath(file).parts
         if len(parts) != 2 or ".." in parts or "\\" in file or ":" in file or file.startswith("/"):
             raise ValueError(f"{file!r} is not the name of a table's file")
-        numbers = [facts["rows"], facts["bytes"], *([facts["row_groups"]] if file in manifest["files"] else [])]
+        groups = facts["row_groups"] if file in manifest["files"] else []
+        numbers = [facts["rows"], facts["bytes"], *groups]
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise ValueError(f"{file} has {numbers} rows, bytes and row groups")
+            raise ValueError(f"{file} has {numbers} rows, bytes and rows of row groups")
+        if file in manifest["files"] and sum(groups) != facts["rows"]:
+            raise ValueError(f"the row groups of {file} do not have its {facts['rows']} rows")
         if not isinstance(facts["sha256"], str):
             raise ValueError(f"{file} has no SHA-256")
-        table, _, rest = file.partition("/")
-        if file in manifest["files"] and index_file(table, rest.split("-")[0]) not in manifest["index"]:
-            raise ValueError(f"it names no index for {file}")
+        if file in manifest["files"] and manifest["index"][index_file(file)]["rows"] != facts["rows"]:
+            raise ValueError(f"{file} and its index have different rows")
     if not manifest["splits"]:
         raise ValueError("it has no splits")
     for split, counts in manifest["splits"].items():
@@ -141,87 +188,137 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
 
 
 class Index:
-    """The index of a table and split; see `openstory_hf.index`. Safe to use from several threads.
+    """The index of a table and split, of which files are opened as they are needed; see `openstory_hf.index`.
 
-    Raises:
-        OutputError: if it cannot be read.
+    Safe to use from several threads. Of the files and row groups that were read, the last ones are kept.
     """
 
     def __init__(self, folder: BuiltFolder, table: str, split: str) -> None:
         self.folder = folder
         self.files = folder.files(table, split)
-        self._name = index_file(table, split)
+        self.file_first = folder.layout(table, split).files
+        self._names = index_schema(TABLES[table]).names
+        self._first_of_file: list[int] = self.file_first.tolist()
+        self._first_of_group: dict[int, list[int]] = {}
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
-        facts = folder.manifest["index"].get(self._name)
-        if facts is None:
-            raise OutputError(f"{folder.path}: the manifest names no {self._name}. Build the folder again")
-        try:
-            self._file = pq.ParquetFile(self._source(facts["bytes"]), pre_buffer=True)
-            metadata = self._file.metadata
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from None
-        if self._file.schema_arrow.names != index_schema(TABLES[table]).names:
-            raise self.damaged("its columns are not those of an index")
-        rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        self._first: list[int] = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).tolist()
-
-    def _source(self, size: int) -> Any:
-        storage = self.folder.storage
-        if storage.local:
-            return pa.py_buffer(storage.map(self._name))
-        if size <= WHOLE_INDEX:
-            try:
-                return pa.py_buffer(storage.whole(self._name))
-            except FileNotFoundError:
-                raise OutputError(f"{self.folder.path}/{self._name} is missing. Push or build again") from None
-        return storage.open(self._name)
-
-    def damaged(self, reason: str) -> OutputError:
-        """The error for an index that cannot be what was written."""
-        return self._unreadable(ValueError(reason))
-
-    def _unreadable(self, error: Exception) -> OutputError:
-        hint = f"`openstory check {self.folder.path}` finds what is damaged"
-        return OutputError(f"{self.folder.path}/{self._name} cannot be read: {error}. {hint}")
+        self._reading = [threading.Lock() for _ in range(16)]  # a file is opened and read by one thread at a time
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._open_bytes = 0
+        self._kept: OrderedDict[tuple[Group, tuple[str, ...]], tuple[pa.Table, int]] = OrderedDict()
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
-        return self._first[-1]
+        return self._first_of_file[-1]
+
+    def damaged(self, file: int, reason: str) -> OutputError:
+        """The error for the index of a file that cannot be what was written."""
+        return self._unreadable(file, ValueError(reason))
+
+    def _unreadable(self, file: int, error: Exception) -> OutputError:
+        return self.folder._unreadable(index_file(self.files[file]), error)
+
+    def _opened(self, file: int) -> pq.ParquetFile:
+        """The index of a file; its lock is held."""
+        with self._lock, suppress(KeyError):
+            self._open.move_to_end(file)
+            return self._open[file]
+        name, storage = index_file(self.files[file]), self.folder.storage
+        size = self.folder.manifest["index"][name]["bytes"]
+        fetched = not storage.local and size <= WHOLE_INDEX
+        try:
+            if storage.local:
+                source = pa.py_buffer(storage.map(name))
+            else:
+                source = pa.py_buffer(storage.whole(name)) if fetched else storage.open(name)
+            found = pq.ParquetFile(source, pre_buffer=True)
+            if found.schema_arrow.names != self._names:
+                raise ValueError("its columns are not those of an index")
+            rows = [found.metadata.row_group(number).num_rows for number in range(found.num_row_groups)]
+        except FileNotFoundError:
+            raise OutputError(f"{self.folder.path}/{name} is missing. Push or build again") from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(file, error) from None
+        first = np.cumsum([self._first_of_file[file], *rows]).tolist()
+        if first[-1] != self._first_of_file[file + 1]:
+            raise self.damaged(file, f"it has {sum(rows)} rows, not as many as its table")
+        with self._lock:
+            self._first_of_group[file] = first
+            self._open[file] = found
+            self._open_bytes += size if fetched else 0
+            while len(self._open) > KEPT_FILES or (self._open_bytes > KEPT_FILE_BYTES and len(self._open) > 2):
+                gone, _ = self._open.popitem(last=False)
+                gone_size = self.folder.manifest["index"][index_file(self.files[gone])]["bytes"]
+                self._open_bytes -= gone_size if not storage.local and gone_size <= WHOLE_INDEX else 0
+        return found
+
+    def read_file(self, file: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns (or leaves of them, as dotted Parquet paths) of all rows of a file.
+
+        Raises:
+            OutputError: if it cannot be read.
+        """
+        with self._reading[file % len(self._reading)]:
+            opened = self._opened(file)
+            try:
+                return opened.read(columns=list(columns))
+            except (pa.ArrowException, OSError) as error:
+                raise self._unreadable(file, error) from None
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Some columns (or leaves of them, as dotted Parquet paths) of all rows."""
-        try:
-            with self._lock:
-                return self._file.read(columns=list(columns))
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from None
+        """Some columns (or leaves of them) of all rows of all files."""
+        if not self.files:
+            return pa.table({name: pa.array([], pa.string()) for name in columns})
+        return pa.concat_tables(self.read_file(file, columns) for file in range(len(self.files)))
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Some columns of all rows, one row after another."""
-        for number in range(len(self._first) - 1):
-            yield from self.rows_of(number, tuple(columns)).to_pylist()
+        for file in range(len(self.files)):
+            yield from self.rows_of_file(file, columns)
 
-    def group(self, row: int) -> tuple[int, int]:
-        """The number of the row group that holds a row, and the row's number in it."""
-        number = bisect_right(self._first, row) - 1
-        return number, row - self._first[number]
+    def rows_of_file(self, file: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of the rows of a file, one row after another."""
+        for number in range(len(self._groups(file)) - 1):
+            yield from self.rows_of((file, number), tuple(columns)).to_pylist()
 
-    def find(self, row: int, columns: tuple[str, ...]) -> tuple[pa.Table, int]:
+    def _groups(self, file: int) -> list[int]:
+        """First row of each row group of a file, and behind the last."""
+        if file not in self._first_of_group:
+            with self._reading[file % len(self._reading)]:
+                self._opened(file)
+        return self._first_of_group[file]
+
+    def group(self, row: int) -> tuple[Group, int]:
         """The row group that holds a row, and the row's number in it."""
-        number, inside = self.group(row)
-        return self.rows_of(number, columns), inside
+        file = bisect_right(self._first_of_file, row) - 1
+        first = self._groups(file)
+        number = bisect_right(first, row) - 1
+        return (file, number), row - first[number]
 
-    def rows_of(self, group: int, columns: tuple[str, ...]) -> pa.Table:
-        """A row group."""
-        key = group, columns
+    def find(self, row: int, columns: tuple[str, ...]) -> tuple[pa.Table, int, int]:
+        """The row group that holds a row, the row's number in it, and the number of its file."""
+        group, inside = self.group(row)
+        return self.rows_of(group, columns), inside, group[0]
+
+    def rows_of(self, group: Group, columns: tuple[str, ...]) -> pa.Table:
+        """A row group.
+
+        Raises:
+            OutputError: if it cannot be read.
+        """
+        key, (file, number) = (group, columns), group
+        with self._lock, suppress(KeyError):
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
+        with self._reading[file % len(self._reading)]:
+            opened = self._opened(file)
+            try:
+                table = opened.read_row_group(number, columns=list(columns))
+            except (pa.ArrowException, OSError) as error:
+                raise self._unreadable(file, error) from None
         with self._lock:
             if key not in self._kept:
-                try:
-                    self._kept[key] = self._file.read_row_group(group, columns=list(columns))
-                except (pa.ArrowException, OSError) as error:
-                    raise self._unreadable(error) from None
-                total = sum(table.nbytes for table in self._kept.values())
-                while total > KEPT_BYTES and len(self._kept) > 2:
-                    total -= self._kept.popitem(last=False)[1].nbytes
-            self._kept.move_to_end(key)
-            return self._kept[key]
+                self._kept[key] = table, table.nbytes
+                self._kept_bytes += table.nbytes
+            while self._kept_bytes > KEPT_BYTES and len(self._kept) > 2:
+                self._kept_bytes -= self._kept.popitem(last=False)[1][1]
+        return table

@@ -2,8 +2,8 @@
 
 Parquet stores the bytes of a picture whole and, as we write it, plain. So a reader that has the index can plan any
 order and any window, and read texts and masks, without opening the files of the table; a picture is then one range
-of bytes of one of them. There is one index per table and split, `index/<table>-<split>.parquet`, with one row group
-for each row group of the table.
+of bytes of one of them. Each file of a table has an index of its own, `index/<table>-<name of the file>`, which is
+fetched in one request: footers of one index over all files would be gigabytes for a million row groups.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Features
 
 from openstory_hf.parquet import ParquetWriter
@@ -26,25 +25,33 @@ _PLACES = [
     pa.field("pictures", pa.list_(_PICTURE)),
     pa.field("picture_bytes", pa.int64()),
 ]
-_FILE = pa.field("file", pa.int32())
+
+GROUP_ROWS = 256
+"""Rows from which on a row group of an index is closed: few large pictures make a row group of the table, and as many
+bytes of footer as of texts would be read for them."""
 
 
-def index_file(table: str, split: str) -> str:
-    """Where the index of a table and split is, relative to the built folder."""
-    return f"{FOLDER}/{table}-{split}.parquet"
+def index_file(file: str) -> str:
+    """Where the index of a file of a table is; both relative to the built folder.
+
+    >>> index_file("stories/train-00000-of-00002.parquet")
+    'index/stories-train-00000-of-00002.parquet'
+    """
+    table, _, name = file.partition("/")
+    return f"{FOLDER}/{table}-{name}"
+
+
+def index_files(table: str, split: str) -> str:
+    """The pattern of the indexes of a table and split."""
+    return index_file(f"{table}/{split}-*.parquet")
 
 
 def index_schema(features: Features) -> pa.Schema:
     """The columns of an index: those of the table without `images`, and then
 
     - `pictures`: per picture its path, and the offset and size of its bytes in the file; null without a picture;
-    - `picture_bytes`: the sum of the sizes;
-    - `file`: number of the file among those of the table and split.
+    - `picture_bytes`: the sum of the sizes.
     """  # noqa: D415 - a list follows
-    return pa.schema([*_part_schema(features), _FILE])
-
-
-def _part_schema(features: Features) -> pa.Schema:
     light = [field for field in features.arrow_schema if field.name != "images"]
     return pa.schema([*light, *_PLACES])
 
@@ -61,9 +68,10 @@ class PartWriter:
     def __init__(self, path: Path, source: Path, features: Features) -> None:
         self.path = path
         self._source = source
-        self._schema = _part_schema(features)
+        self._schema = index_schema(features)
         self._writer = ParquetWriter(path, self._schema, compression="zstd")
         self._indexed = 0
+        self._waiting: list[pa.Table] = []
 
     def add(self, rows: pa.Table, images: Iterable[Sequence[Mapping[str, Any] | None]]) -> None:
         """Index the row group that has just been written to the source.
@@ -77,7 +85,15 @@ class PartWriter:
             self._indexed = len(data)
         sums = pa.array([sum(place["size"] for place in row if place) for row in places], pa.int64())
         light = [rows.column(name) for name in self._schema.names[: -len(_PLACES)]]
-        self._writer.write_table(pa.table([*light, pa.array(places, _PLACES[0].type), sums], schema=self._schema))
+        self._waiting.append(pa.table([*light, pa.array(places, _PLACES[0].type), sums], schema=self._schema))
+        if sum(map(len, self._waiting)) >= GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            whole = pa.concat_tables(self._waiting)
+            self._writer.write_table(whole, row_group_size=len(whole))
+            self._waiting = []
 
     def _place(self, data: mmap.mmap, image: Mapping[str, Any]) -> dict[str, Any]:
         value: bytes = image["bytes"]
@@ -90,19 +106,6 @@ class PartWriter:
         return {"path": image["path"], "offset": at + 4, "size": len(value)}
 
     def close(self) -> None:
-        """Write the footer."""
+        """Write what is waiting, and the footer."""
+        self._flush()
         self._writer.close()
-
-
-def join_parts(parts: Sequence[Path], path: Path, features: Features) -> int:
-    """Write the index of a table and split from those of its files, in their order; returns the number of rows."""
-    rows = 0
-    with ParquetWriter(path, index_schema(features), compression="zstd") as writer:
-        for number, part in enumerate(parts):
-            with pq.ParquetFile(part) as parquet:
-                for group in range(parquet.num_row_groups):
-                    table = parquet.read_row_group(group)
-                    files = pa.array([number] * len(table), pa.int32())
-                    writer.write_table(table.append_column(_FILE, files))
-                    rows += len(table)
-    return rows

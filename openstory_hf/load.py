@@ -6,11 +6,10 @@ their key pictures, `frames` (each stored once) for windows of another length or
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,14 +17,18 @@ from openstory_hf import order
 from openstory_hf.assemble import ADDED, CAPTIONS, Assembly, FrameChoice
 from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder
-from openstory_hf.order import Ints
+from openstory_hf.forecast import Forecast, forecast, shares
+from openstory_hf.order import Ints, Order
 from openstory_hf.references import POLICIES
-from openstory_hf.rows import PLACES, ROWS_AHEAD, RowReader, picture_source
+from openstory_hf.rows import ROWS_AHEAD, RowReader
+from openstory_hf.schedule import SEGMENT, Reads, Schedule, Shuffle
 from openstory_hf.schema import STORIES
 from openstory_hf.selection import Where, describe, select
+from openstory_hf.sources import PLACES, picture_source
 from openstory_hf.stream import ElasticStream, Intervals, as_torch
 
-Shuffle = bool | int | Literal["full"]
+AT_ONCE = 1024
+"""Stories of which the numbers are brought into Python at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,9 +131,10 @@ class StoryStream(ElasticStream):
     def __init__(self, request: Request, folder: BuiltFolder) -> None:
         super().__init__(request.seed, request.rank, request.world_size)
         self.request = request
+        self._order: tuple[Any, Any] = None, None
         self._folder = folder
         _check(request)
-        self._selection = select(
+        selection = select(
             folder,
             request.split,
             length=request.length,
@@ -138,16 +142,12 @@ class StoryStream(ElasticStream):
             key_only=request.frame == "middle",
             where=request.where,
         )
-        if self._selection.table == "stories" and request.frame not in ("middle", "random", "all", 0):
+        if selection.table == "stories" and request.frame not in ("middle", "random", "all", 0):
             raise UsageError(f"frame={request.frame}, but frames of {request.path} have one picture, number 0")
-        index = folder.index(self._selection.table, request.split)
-        row_bytes = index.read(["picture_bytes"]).column("picture_bytes").to_numpy()
-        span = int(self._selection.rows.max(initial=1))
-        block_of_row = order.blocks(row_bytes, span, largest=not request.shuffle)
-        self._block = block_of_row[self._selection.row]
-        self._at_a_time = order.at_a_time(row_bytes, block_of_row)
+        layout = folder.layout(selection.table, request.split)
+        self.schedule = Schedule(layout, selection, request.shuffle, request.seed)
         self._assembly = Assembly(
-            table=self._selection.table,
+            table=selection.table,
             columns=request.columns,
             frame=request.frame,
             captions=request.captions,
@@ -162,7 +162,7 @@ class StoryStream(ElasticStream):
     @property
     def num_stories(self) -> int:
         """Stories of an epoch, over all ranks and workers."""
-        return len(self._selection)
+        return len(self.schedule)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -176,22 +176,29 @@ class StoryStream(ElasticStream):
             "where": describe(request.where),
         }
 
-    def order(self, epoch: int, lap: int = 0) -> Ints:
-        """The stories of an epoch, by their number in file order: a permutation, int64 (num_stories,).
+    def order(self, epoch: int, lap: int = 0) -> Order:
+        """The order of the stories of an epoch; see `Schedule.order`."""
+        if self._order[0] != (epoch, lap):
+            self._order = (epoch, lap), self.schedule.order(epoch, lap)
+        order: Order = self._order[1]
+        return order
 
-        `lap` counts how often a mixture went through the stories within the epoch before.
+    def forecast(self, ranks: int, workers: int = 0, epoch: int = 0) -> Forecast:
+        """What each worker of each rank will read in an epoch, those of rank 0 first; nothing is read for it.
+
+        Args:
+            ranks: their number.
+            workers: of the DataLoader of each.
+            epoch: its number.
         """
-        request = self.request
-        if not request.shuffle:
-            return np.arange(len(self._selection))
-        width = {True: self._at_a_time, "full": 0}.get(request.shuffle, request.shuffle)
-        return order.shuffled(self._block, int(width), request.seed, epoch, lap)
+        layout = self._folder.layout(self.schedule.selection.table, self.request.split)
+        return forecast(self.schedule, layout, shares(self.schedule, ranks, max(1, workers)), epoch)
 
     def _read(self, intervals: Intervals, epoch: int) -> Iterator[dict[str, Any]]:
-        if not intervals:
-            return iter(())
-        sequence = self.order(epoch)
-        return self.stories(np.concatenate([sequence[start:stop] for start, stop in intervals]), epoch)
+        for segment in self.schedule.segments(intervals):
+            order = self.order(epoch)
+            numbers = np.concatenate([order.at(start, stop) for start, stop in segment])
+            yield from self.stories(numbers, epoch)
 
     def stories(self, numbers: Ints, epoch: int, lap: int = 0) -> Iterator[dict[str, Any]]:
         """Some stories by their number in file order, one after another.
@@ -201,44 +208,46 @@ class StoryStream(ElasticStream):
             epoch: which decides what is random about a story.
             lap: likewise.
         """
-        selection, assembly = self._selection, self._assembly
-        drawn = order.draws(len(selection), self.request.seed, epoch, lap)[numbers]
-        row, rows = selection.row[numbers], selection.rows[numbers]
-        start, stop = selection.start[numbers], selection.stop[numbers]
-        run = self._block[numbers].tolist()
-        index, scattered = self._folder.index(selection.table, self.request.split), self.request.shuffle == "full"
+        for start in range(0, len(numbers), SEGMENT):
+            part = numbers[start : start + SEGMENT]
+            yield from self._segment(part, order.draws(part, self.request.seed, epoch, lap))
+
+    def _segment(self, numbers: Ints, drawn: Ints) -> Iterator[dict[str, Any]]:
+        selection, assembly, folder = self.schedule.selection, self._assembly, self._folder
+        reads = self.schedule.reads(numbers)
+        index, scattered = folder.index(selection.table, self.request.split), self.request.shuffle == "full"
         # of the pictures of a frame, one is drawn; of those of a story, all
         late, ahead = selection.table == "frames", 1 if scattered else ROWS_AHEAD
         light = RowReader(index, [*assembly.needed, *PLACES], ahead, late=late)
-        runs, turns = _runs(self._block[numbers], row, row + rows), list(dict.fromkeys(run))
-        source = picture_source(index, runs, turns, scattered=scattered)
-        left = Counter(run)
-        places = zip(*(a.tolist() for a in (numbers, row, rows, start, stop, drawn)), run, strict=True)
+        ids = RowReader(folder.index("stories", self.request.split), ["story_id"], ahead=ROWS_AHEAD)
+        runs = enumerate(zip(reads.first.tolist(), reads.stop.tolist(), strict=True))
+        source = picture_source(index, runs, scattered=scattered)
+        left = np.bincount(reads.run).tolist()
         try:
-            for number, first, count, begin, end, draw, here in places:
-                found = light.run(first, count)
+            for number, first, count, begin, end, run, draw in _in_python(numbers, reads, drawn):
                 if assembly.with_pictures:
-                    source.enter(here)
-                images = partial(source.get, here)
+                    source.enter(run)  # before the rows: its index comes with it
+                found = light.run(first, count)
+                images = partial(source.get, run)
                 if selection.table == "stories":
                     yield assembly.from_story(found[0], begin, end, images, draw)
                 else:
-                    story_id = selection.story_ids[number] if selection.story_ids else ""
+                    published = selection.published(number)
+                    story_id = "" if published is None else ids.get(published)["story_id"]
                     yield assembly.from_frames(found, story_id, images, draw)
-                left[here] -= 1
-                if not left[here] and assembly.with_pictures:
-                    source.leave(here)
+                left[run] -= 1
+                if not left[run] and assembly.with_pictures:
+                    source.leave(run)
         finally:
             source.close()
 
 
-def _runs(block: Ints, first: Ints, last: Ints) -> dict[int, tuple[int, int]]:
-    """Rows [first, last) that the stories of each block take."""
-    by_block = np.argsort(block, kind="stable")
-    starts = np.flatnonzero(np.diff(block[by_block], prepend=-1))
-    lowest, highest = np.minimum.reduceat(first[by_block], starts), np.maximum.reduceat(last[by_block], starts)
-    runs = zip(block[by_block][starts].tolist(), lowest.tolist(), highest.tolist(), strict=True)
-    return {run: (low, high) for run, low, high in runs}
+def _in_python(numbers: Ints, reads: Reads, drawn: Ints) -> Iterator[tuple[int, ...]]:
+    """Of each story its number, first row, rows, first frame, end of its frames, run and random number."""
+    places = reads.places
+    columns = (numbers, places.row, places.rows, places.start, places.stop, reads.run, drawn)
+    for start in range(0, len(numbers), AT_ONCE):
+        yield from zip(*(column[start : start + AT_ONCE].tolist() for column in columns), strict=True)
 
 
 def _check(request: Request) -> None:

@@ -123,7 +123,8 @@ def _laps(stream: StoryStream, wanted: Ints, epoch: int) -> Iterator[dict[str, A
     """Stories of a stream by their place in its order, which goes on in another order behind its end."""
     for lap in np.unique(wanted // stream.num_stories).tolist():
         places = wanted[wanted // stream.num_stories == lap] % stream.num_stories
-        yield from stream.stories(stream.order(epoch, lap)[places], epoch, lap)
+        first = int(places[0])
+        yield from stream.stories(stream.order(epoch, lap).at(first, int(places[-1]) + 1)[places - first], epoch, lap)
 
 
 def _restored(arguments: Any, shared: Any, loaded: dict[str, Any] | None, loaded_by: int) -> MixedStream:

@@ -28,7 +28,7 @@ from openstory_hf.references import Rewritten
 
 _LARGEST = float(np.finfo(np.float32).max)
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 """Changes whenever the columns, their meaning or the files beside them change."""
 
 _INSTANCE = {

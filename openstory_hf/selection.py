@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -52,46 +54,189 @@ class Where:
             object.__setattr__(self, name, (least, most))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Stories in file order.
+    """Stories in file order, of which none is looked at before it is asked for.
 
-    Args:
+    Attributes:
         table: the table to read.
-        row: first row of each story, (S,).
-        rows: rows of each story, (S,).
-        start: first frame of each story within its rows, (S,).
-        stop: behind its last, (S,).
-        story_ids: ids of published stories that are read from `frames`; empty otherwise.
+        span: rows that a story takes at most.
     """
 
     table: str
+    span: int = 1
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def places(self, numbers: Ints) -> Places:
+        """Where some stories lie, by their number in file order."""
+        raise NotImplementedError
+
+    def before(self, rows: Ints) -> Ints:
+        """How many stories begin before each of some rows, which ascend."""
+        raise NotImplementedError
+
+    def published(self, number: int) -> int | None:
+        """The row of `stories` that has the id of a story which is read from `frames`."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where stories lie: int64 (S,) each.
+
+    Args:
+        row: first row of each story.
+        rows: rows of each story.
+        start: first frame of each story within its row, or 0.
+        stop: behind its last; -1 for all frames of the row.
+    """
+
     row: Ints
     rows: Ints
     start: Ints
     stop: Ints
-    story_ids: Sequence[str] = ()
+
+
+class Rows(Selection):
+    """The rows of `stories`."""
+
+    table = "stories"
+
+    def __init__(self, count: int) -> None:
+        self._count = count
 
     def __len__(self) -> int:
-        return len(self.row)
+        return self._count
 
-    def keep(self, mask: NDArray[np.bool_]) -> Selection:
-        """The stories for which the mask holds."""
-        kept = np.flatnonzero(mask)
-        return Selection(
-            table=self.table,
-            row=self.row[kept],
-            rows=self.rows[kept],
-            start=self.start[kept],
-            stop=self.stop[kept],
-            story_ids=[self.story_ids[number] for number in kept.tolist()] if self.story_ids else (),
-        )
+    def places(self, numbers: Ints) -> Places:
+        """As `Selection.places`."""
+        ones = np.ones_like(numbers)
+        return Places(row=numbers, rows=ones, start=np.zeros_like(numbers), stop=-ones)
+
+    def before(self, rows: Ints) -> Ints:
+        """As `Selection.before`."""
+        return rows
+
+
+class Windows(Selection):
+    """Windows over runs of frames: over rows of `frames`, or inside those of `stories`.
+
+    Args:
+        table: which of them.
+        runs: frames of each run, (R,).
+        length: frames of a window.
+        stride: frames between the starts of windows.
+    """
+
+    def __init__(self, table: str, runs: NDArray[Any], length: int, stride: int) -> None:
+        self.table, self._length, self._stride = table, length, stride
+        self._inside = table == "stories"
+        self.span = 1 if self._inside else length
+        self._first = None if self._inside else _before(runs)
+        windows = runs - length
+        windows //= stride
+        windows += 1
+        self._before = _before(np.maximum(windows, 0, out=windows))
+
+    def __len__(self) -> int:
+        return int(self._before[-1])
+
+    def places(self, numbers: Ints) -> Places:
+        """As `Selection.places`."""
+        run = _last_not_after(self._before, numbers)
+        start = self._stride * (numbers - self._before[run])
+        if self._first is None:
+            return Places(row=run, rows=np.ones_like(run), start=start, stop=start + self._length)
+        span = np.full_like(run, self._length)
+        return Places(row=self._first[run] + start, rows=span, start=np.zeros_like(run), stop=span)
+
+    def before(self, rows: Ints) -> Ints:
+        """As `Selection.before`."""
+        if self._first is None:
+            return self._before[rows].astype(np.int64)
+        run = np.minimum(_last_not_after(self._first, rows), len(self._first) - 2)  # behind all rows, the last one
+        found = self._before[run] - (self._first[run] - rows) // self._stride
+        return np.asarray(np.minimum(found, self._before[run + 1]), np.int64)
+
+
+class Published(Selection):
+    """Published stories, read from `frames`; in the order of their first frames.
+
+    Args:
+        starts: the row of `frames` with the first frame of each story, (S,).
+        counts: frames of each story, (S,).
+    """
+
+    table = "frames"
+
+    def __init__(self, starts: Ints, counts: NDArray[Any]) -> None:
+        self._order = None if (np.diff(starts) >= 0).all() else np.argsort(starts, kind="stable")
+        self._starts, self._counts = (v if self._order is None else v[self._order] for v in (starts, counts))
+        self.span = int(counts.max(initial=1))
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def places(self, numbers: Ints) -> Places:
+        """As `Selection.places`."""
+        counts = self._counts[numbers].astype(np.int64)
+        return Places(row=self._starts[numbers], rows=counts, start=np.zeros_like(counts), stop=counts)
+
+    def before(self, rows: Ints) -> Ints:
+        """As `Selection.before`."""
+        return np.searchsorted(self._starts, rows)
+
+    def published(self, number: int) -> int:
+        """As `Selection.published`."""
+        return number if self._order is None else int(self._order[number])
+
+
+class Kept(Selection):
+    """Some of the stories of another selection.
+
+    Args:
+        base: the other selection.
+        numbers: their numbers in it, ascending, (S,).
+    """
+
+    def __init__(self, base: Selection, numbers: Ints) -> None:
+        self.table, self.span = base.table, base.span
+        self._base, self._numbers = base, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def places(self, numbers: Ints) -> Places:
+        """As `Selection.places`."""
+        return self._base.places(self._numbers[numbers])
+
+    def before(self, rows: Ints) -> Ints:
+        """As `Selection.before`."""
+        return np.searchsorted(self._numbers, self._base.before(rows))
+
+    def published(self, number: int) -> int | None:
+        """As `Selection.published`."""
+        return self._base.published(int(self._numbers[number]))
+
+
+def _before(counts: NDArray[Any]) -> NDArray[Any]:
+    """What comes before each, and behind the last one all: in four bytes each if that is enough, of many millions."""
+    total = int(counts.sum(dtype=np.int64))
+    found = np.zeros(len(counts) + 1, np.int32 if total < 1 << 31 else np.int64)
+    np.cumsum(counts, out=found[1:])
+    return found
+
+
+def _last_not_after(ascending: NDArray[Any], numbers: Ints) -> Ints:
+    """The last entry that is not after each number."""
+    return np.searchsorted(ascending, numbers.astype(ascending.dtype), side="right") - 1
 
 
 def select(
     folder: BuiltFolder, split: str, *, length: int | None, stride: int, key_only: bool, where: Where
 ) -> Selection:
-    """The stories of a split.
+    """The stories of a split. Only filters read the index: some columns of all of it.
 
     Args:
         folder: the built dataset.
@@ -106,81 +251,79 @@ def select(
         UsageError: if there are no such stories.
     """
     has_frames = bool(folder.files("frames", split))
-    if length is None:
-        found = _stories(folder, split) if key_only or not has_frames else _published(folder, split)
+    found: Selection
+    if length is not None:
+        table = "frames" if has_frames else "stories"
+        runs = folder.runs(table, split)
+        found = Windows(table, runs, length, stride)
+        if not len(found):
+            longest = runs.max(initial=0)
+            raise UsageError(
+                f"{folder.path}: no sequence of split {split} has {length} frames; the longest has {longest}"
+            )
+    elif key_only or not has_frames:
+        found = Rows(len(folder.layout("stories", split)))
     else:
-        found = _windows(folder, split, length, stride) if has_frames else _inside(folder, split, length, stride)
-    kept = found.keep(_matching(folder.index(found.table, split), found, where)) if where != Where() else found
+        starts, counts = folder.published(split)
+        found = Published(starts, counts)
+    if where == Where():
+        return found
+    kept = Kept(found, _matching(folder.index(found.table, split), found, where))
     if len(found) and not len(kept):
         raise UsageError(f"{folder.path}: none of the {len(found)} stories of split {split} meets {where}")
     return kept
 
 
-def _stories(folder: BuiltFolder, split: str) -> Selection:
-    counts = _frame_counts(folder.index("stories", split))
-    rows = np.arange(len(counts))
-    return Selection(table="stories", row=rows, rows=np.ones_like(rows), start=np.zeros_like(rows), stop=counts)
+def _matching(index: Index, found: Selection, where: Where) -> Ints:
+    """The numbers of the stories that meet the conditions, from the light columns alone, a file at a time."""
+    kept = [np.zeros(0, np.int64)]
+    for file, (first, stop) in enumerate(pairwise(found.before(index.file_first).tolist())):
+        if first < stop:
+            numbers = np.arange(first, stop)
+            places = found.places(numbers)
+            part = partial(index.read_file, file)
+            kept.append(numbers[_meeting(part, found.table, places, index.file_first[file], where)])
+    return np.concatenate(kept)
 
 
-def _inside(folder: BuiltFolder, split: str, length: int, stride: int) -> Selection:
-    """Windows inside the rows of `stories`."""
-    counts = _frame_counts(folder.index("stories", split))
-    row, start = _starts(counts, length, stride)
-    _some(row, folder, split, length, counts)
-    return Selection(table="stories", row=row, rows=np.ones_like(row), start=start, stop=start + length)
+def _meeting(
+    read: Callable[[Sequence[str]], pa.Table], table: str, places: Places, first_row: int, where: Where
+) -> NDArray[np.bool_]:
+    """Which stories of a file meet the conditions.
 
-
-def _windows(folder: BuiltFolder, split: str, length: int, stride: int) -> Selection:
-    """Windows over unbroken runs of `frames`; a frame left out by the build breaks a run."""
-    light = folder.index("frames", split).read(["sequence_id", "position"])
-    sequence, position = _codes(light.column("sequence_id")), light.column("position").to_numpy()
-    first = np.flatnonzero(np.diff(sequence, prepend=-1) | (np.diff(position, prepend=-1) != 1))
-    counts = np.diff(first, append=len(sequence))
-    run, start = _starts(counts, length, stride)
-    _some(run, folder, split, length, counts)
-    row = first[run] + start
-    span = np.full_like(row, length)
-    return Selection(table="frames", row=row, rows=span, start=np.zeros_like(row), stop=span)
-
-
-def _published(folder: BuiltFolder, split: str) -> Selection:
-    """The rows of `frames` that published stories are made of."""
-    stories = folder.index("stories", split).read(["story_id", "sequence_id", "source.index"])
-    frames = folder.index("frames", split).read(["sequence_id", "position"])
-    both = pa.concat_arrays([*stories.column("sequence_id").chunks, *frames.column("sequence_id").chunks])
-    codes = _codes(pa.chunked_array([both]))
-    of_stories, of_frames = codes[: len(stories)] << 32, codes[len(stories) :] << 32
-    starts = of_stories + stories.column("source").combine_chunks().field("index").to_numpy()
-    places = of_frames + frames.column("position").to_numpy()
-    sort = np.argsort(places, kind="stable")
-    row = sort[np.searchsorted(places, starts, sorter=sort)]
-    rows = _frame_counts(folder.index("stories", split))
-    ids = stories.column("story_id").to_pylist()
-    return Selection(table="frames", row=row, rows=rows, start=np.zeros_like(row), stop=rows, story_ids=ids)
-
-
-def _starts(counts: Ints, length: int, stride: int) -> tuple[Ints, Ints]:
-    """Number of the run and start in it, for every window over runs of so many frames."""
-    windows = np.maximum(0, (counts - length) // stride + 1)
-    run = np.repeat(np.arange(len(counts)), windows)
-    start = stride * (np.arange(len(run)) - np.repeat(np.cumsum(windows) - windows, windows))
-    return run, start
-
-
-def _some(found: Ints, folder: BuiltFolder, split: str, length: int, counts: Ints) -> None:
-    if not len(found):
-        longest = counts.max(initial=0)
-        raise UsageError(f"{folder.path}: no sequence of split {split} has {length} frames; the longest has {longest}")
-
-
-def _codes(column: pa.ChunkedArray) -> Ints:
-    """Numbers that are the same for the same text."""
-    codes = column.combine_chunks().dictionary_encode()
-    return np.asarray(codes.indices).astype(np.int64)
-
-
-def _frame_counts(index: Index) -> Ints:
-    return np.diff(_offsets(index.read(["frame_ids"]).column("frame_ids")))
+    Args:
+        read: gives some columns of the index of the file.
+        table: that the file is of.
+        places: of the stories.
+        first_row: of the file.
+        where: the conditions.
+    """
+    row = places.row - first_row
+    keep = np.ones(len(row), bool)
+    for name, values in (("language", where.languages), ("license", where.licenses)):
+        if values:
+            allowed = pa.compute.is_in(read([name]).column(name), value_set=pa.array(values, pa.string()))
+            keep &= allowed.combine_chunks().to_numpy(zero_copy_only=False)[row]
+    # frames [first, last) of each story, counted over all rows of the file
+    if table == "stories":
+        before = _offsets(read(["frame_ids"]).column("frame_ids"))
+        first = before[row] + places.start
+        last = np.where(places.stop < 0, before[row + 1], before[row] + places.stop)
+    else:
+        first, last = row, row + places.rows
+    keep &= _within(last - first, where.frames)
+    if where.characters:
+        column = read(["characters"]).column("characters")
+        lists = pa.chunked_array([_flat(column)]) if table == "stories" else column
+        names, at = _flat(lists), _offsets(lists)
+        for name in where.characters:
+            seen = np.cumsum(np.asarray(pa.compute.equal(names, name)), dtype=np.int64)
+            seen = np.concatenate([[0], seen])[at]
+            keep &= seen[last] > seen[first]
+    if where.instances != (0, None):
+        seen = np.concatenate([[0], np.cumsum(_instances_per_frame(read, table))])
+        keep &= _within(seen[last] - seen[first], where.instances)
+    return keep
 
 
 def _offsets(column: pa.ChunkedArray) -> Ints:
@@ -193,43 +336,14 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks().flatten()
 
 
-def _matching(index: Index, found: Selection, where: Where) -> NDArray[np.bool_]:
-    """Which stories meet the conditions, from the light columns alone."""
-    keep = np.ones(len(found), bool)
-    for name, values in (("language", where.languages), ("license", where.licenses)):
-        if values:
-            column = index.read([name]).column(name)
-            allowed = pa.compute.is_in(column, value_set=pa.array(values, pa.string()))
-            keep &= allowed.combine_chunks().to_numpy(zero_copy_only=False)[found.row]
-    # frames [first, last) of each story, counted over all rows
-    if found.table == "stories":
-        before = _offsets(index.read(["frame_ids"]).column("frame_ids"))[found.row]
-        first, last = before + found.start, before + found.stop
-    else:
-        first, last = found.row, found.row + found.rows
-    keep &= _within(last - first, where.frames)
-    if where.characters:
-        column = index.read(["characters"]).column("characters")
-        lists = pa.chunked_array([_flat(column)]) if found.table == "stories" else column
-        names, at = _flat(lists), _offsets(lists)
-        for name in where.characters:
-            seen = np.cumsum(np.asarray(pa.compute.equal(names, name)), dtype=np.int64)
-            seen = np.concatenate([[0], seen])[at]
-            keep &= seen[last] > seen[first]
-    if where.instances != (0, None):
-        seen = np.concatenate([[0], np.cumsum(_instances_per_frame(index, found.table))])
-        keep &= _within(seen[last] - seen[first], where.instances)
-    return keep
-
-
-def _instances_per_frame(index: Index, table: str) -> Ints:
+def _instances_per_frame(read: Callable[[Sequence[str]], pa.Table], table: str) -> Ints:
     """Instances of the key picture of every frame."""
     label = "instances.list.element.list.element.label"
-    column = index.read([label]).column("instances")
+    column = read([label]).column("instances")
     per_picture: Ints = np.diff(_offsets(pa.chunked_array([_flat(column)])))
     if table == "stories":
         return per_picture
-    key = index.read(["key_image"]).column("key_image").to_numpy()
+    key = read(["key_image"]).column("key_image").to_numpy()
     of_keys: Ints = per_picture[_offsets(column)[:-1] + key]
     return of_keys
 

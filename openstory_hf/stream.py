@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from openstory_hf.errors import UsageError
@@ -35,12 +37,23 @@ def size_of(intervals: Intervals) -> int:
 
 def cut(intervals: Intervals, first: int, last: int) -> Intervals:
     """The intervals of the positions [first, last), counted along the intervals."""
-    found, before = [], 0
-    for start, stop in intervals:
-        low, high = max(first - before, 0), min(last - before, stop - start)
+    return _cut(intervals, _before(intervals), first, last)
+
+
+def _before(intervals: Intervals) -> list[int]:
+    """How many positions come before each interval, and behind the last one all."""
+    return list(accumulate((stop - start for start, stop in intervals), initial=0))
+
+
+def _cut(intervals: Intervals, before: Sequence[int], first: int, last: int) -> Intervals:
+    found = []
+    number = max(0, bisect_right(before, first) - 1)
+    while number < len(intervals) and before[number] < last:
+        (start, stop), here = intervals[number], before[number]
+        low, high = max(first - here, 0), min(last - here, stop - start)
         if low < high:
             found.append((start + low, start + high))
-        before += stop - start
+        number += 1
     return found
 
 
@@ -113,13 +126,13 @@ def left_over(intervals: Intervals, era: Mapping[str, Any]) -> Intervals:
         UsageError: if the era says too little.
     """
     ranks, workers = era["ranks"], era["workers"]
-    total = size_of(intervals)
+    total, before = size_of(intervals), _before(intervals)
     taken = Taken(total, ranks, workers, era["taken"])
     found: Intervals = []
     for rank in range(ranks):
         for worker in range(workers):
             first, last = bounds(total, rank * workers + worker, ranks * workers)
-            for start, stop in cut(intervals, first + taken.of(rank, worker), last):
+            for start, stop in _cut(intervals, before, first + taken.of(rank, worker), last):
                 if found and found[-1][1] == start:
                     start = found.pop()[0]
                 found.append((start, stop))

@@ -30,6 +30,8 @@ ROOMS = {
     "openstory_hf.check": "check",
     "openstory_hf.hub": "push write_card",
     "openstory_hf.stats": "",
+    "openstory_hf.simulate": "simulate Simulation",
+    "openstory_hf.forecast": "Forecast",
     "openstory_hf.preview": "",
     "openstory_hf.info": "Info Character Split Option",
     "openstory_hf.records": "Unit Sequence Window Frame Picture Instance Reject box_from_corners",

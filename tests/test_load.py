@@ -476,7 +476,7 @@ def test_a_length_that_no_book_has_names_the_longest(books):
         ("{", "is not JSON"),
         ("[]", "is not the manifest of"),
         ("{}", "is not the manifest of"),
-        ('{"schema_version": "0", "openstory_hf": "0.0.1"}', "schema version 0, this package reads 2. Install"),
+        ('{"schema_version": "0", "openstory_hf": "0.0.1"}', "schema version 0, this package reads 3. Install"),
     ],
 )
 def test_a_folder_that_is_no_finished_build_is_refused_with_the_reason(tmp_path, manifest, words):

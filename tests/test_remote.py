@@ -151,7 +151,7 @@ def test_filters_and_light_columns_touch_no_picture(large):
         assert sum(1 for _ in stream) == Large.STORIES
         paths = {request.path for request in server.requests}
         sent = sum(request.bytes for request in server.requests)
-    assert paths == {"/manifest.json", "/index/stories-train.parquet"}
+    assert paths == {"/manifest.json", "/index/stories-train-00000-of-00001.parquet"}
     assert sent < 0.05 * sum(path.stat().st_size for path in (large / "stories").iterdir())
 
 
@@ -163,11 +163,11 @@ def test_statistics_and_a_few_stories_are_those_of_the_folder(out):
 
 def test_the_memory_of_a_shuffled_reader_is_a_window_of_blocks(large):
     with FileServer(large) as server:
-        from openstory_hf import rows
+        from openstory_hf import sources
 
         held, most = {}, 0
 
-        class Watched(rows.FetchedPictures):
+        class Watched(sources.FetchedPictures):
             def enter(self, run):
                 nonlocal most
                 super().enter(run)
@@ -179,7 +179,7 @@ def test_the_memory_of_a_shuffled_reader_is_a_window_of_blocks(large):
                 del held[run]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rows, "FetchedPictures", Watched)
+            patch.setattr(sources, "FetchedPictures", Watched)
             for _ in load_stories(server.url, shuffle=True, columns=("images",)):
                 pass
     assert not held
@@ -208,7 +208,7 @@ def test_passing_faults_lose_and_repeat_nothing(out, hurried, fault):
 def test_a_lasting_fault_is_one_error_that_says_what_to_do(out, hurried):
     with FileServer(out) as server:
         stream = load_stories(server.url)
-        server.faults(match="stories", times=100, status=503)
+        server.faults(match="/stories/", times=100, status=503)
         with pytest.raises(OutputError, match=r"stories/train-00000-of-00001\.parquet cannot be read.*503.*resume"):
             list(stream)
 

@@ -2,35 +2,38 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openstory_hf import rows
+from openstory_hf import rows, sources
 from openstory_hf.folder import BuiltFolder, Index
-from openstory_hf.rows import LENGTH, PLACES, Extents, RowReader
+from openstory_hf.rows import RowReader
+from openstory_hf.sources import LENGTH, PLACES, Extents
 
 PICTURE = pa.struct([("path", pa.string()), ("offset", pa.int64()), ("size", pa.int32())])
 
 
-def index_of(groups):
-    """An index of given row groups, each a list of (file, pictures)."""
-    tables = [
-        pa.table(
-            {
-                "pictures": pa.array([pictures for _, pictures in group], pa.list_(PICTURE)),
-                "file": pa.array([file for file, _ in group], pa.int32()),
-            }
-        )
-        for group in groups
-    ]
-    index = Index.__new__(Index)
-    index._first = np.cumsum([0, *map(len, tables)]).tolist()
-    index.rows_of = lambda group, columns: tables[group].select(list(columns))
-    index.files = ["a.parquet", "b.parquet", "c.parquet"]
-    return index
+class Given(Index):
+    """An index of given row groups, each (file, its rows of pictures)."""
+
+    def __init__(self, groups):
+        self.files = ["a.parquet", "b.parquet", "c.parquet"]
+        self._tables = {}
+        self._first_of_file = [0]
+        self._first_of_group = {}
+        for file in range(3):
+            first = [self._first_of_file[-1]]
+            for rows_of_group in (group for number, group in groups if number == file):
+                table = pa.table({"pictures": pa.array(rows_of_group, pa.list_(PICTURE))})
+                self._tables[file, len(first) - 1] = table
+                first.append(first[-1] + len(table))
+            self._first_of_group[file] = first
+            self._first_of_file.append(first[-1])
+
+    def rows_of(self, group, columns):
+        return self._tables[group].select(list(columns))
 
 
 @st.composite
@@ -38,24 +41,24 @@ def placed(draw):
     """Row groups whose pictures lie one behind the other in some files, some of them not there."""
     groups, file, at = [], 0, LENGTH
     for rows_of_group in draw(st.lists(st.integers(1, 5), min_size=1, max_size=4)):
+        if draw(st.integers(0, 2)) == 0 and file < 2:
+            file, at = file + 1, LENGTH
         group = []
         for _ in range(rows_of_group):
-            if draw(st.integers(0, 4)) == 0 and file < 2:
-                file, at = file + 1, LENGTH
             pictures = []
             for there in draw(st.lists(st.booleans(), max_size=3)):
                 size = draw(st.integers(1, 50))
                 pictures.append({"path": "p", "offset": at + LENGTH, "size": size} if there else None)
                 at += size + LENGTH
-            group.append((file, pictures))
-        groups.append(group)
+            group.append(pictures)
+        groups.append((file, group))
     return groups
 
 
 @given(st.data())
 def test_the_extents_of_rows_are_those_of_their_pictures(data):
     groups = data.draw(placed())
-    flat = [row for group in groups for row in group]
+    flat = [(file, pictures) for file, group in groups for pictures in group]
     first = data.draw(st.integers(0, len(flat) - 1))
     stop = data.draw(st.integers(first + 1, len(flat)))
     expected = {}
@@ -64,13 +67,13 @@ def test_the_extents_of_rows_are_those_of_their_pictures(data):
             start, end = place["offset"] - LENGTH, place["offset"] + place["size"]
             low, high = expected.get(file, (start, end))
             expected[file] = min(low, start), max(high, end)
-    assert Extents(index_of(groups)).of(first, stop) == expected
+    assert Extents(Given(groups)).of(first, stop) == expected
 
 
 @given(placed(), st.integers(1, 7), st.data())
 def test_rows_are_the_same_however_many_are_made_at_a_time(groups, ahead, data):
-    flat = [{"pictures": pictures, "file": file} for group in groups for file, pictures in group]
-    reader = RowReader(index_of(groups), PLACES, ahead)
+    flat = [{"pictures": pictures, "file": file} for file, group in groups for pictures in group]
+    reader = RowReader(Given(groups), PLACES, ahead)
     for _ in range(5):
         first = data.draw(st.integers(0, len(flat) - 1))
         count = data.draw(st.integers(1, len(flat) - first))
@@ -79,21 +82,21 @@ def test_rows_are_the_same_however_many_are_made_at_a_time(groups, ahead, data):
 
 def test_the_rows_of_one_request_are_given_even_if_they_are_more_than_are_kept(monkeypatch):
     monkeypatch.setattr(rows, "KEPT_ROWS", 2)
-    flat = [(0, [{"path": "p", "offset": 8 + 9 * row, "size": 5}]) for row in range(9)]
-    reader = RowReader(index_of([flat]), PLACES, ahead=4)
+    flat = [[{"path": "p", "offset": 8 + 9 * row, "size": 5}] for row in range(9)]
+    reader = RowReader(Given([(0, flat)]), PLACES, ahead=4)
     assert [row["pictures"][0]["offset"] for row in reader.run(1, 7)] == [8 + 9 * row for row in range(1, 8)]
     assert len(reader._kept) == 2
 
 
 @pytest.mark.parametrize("scattered", [False, True])
 def test_runs_that_are_read_in_their_order_are_asked_for_ahead(scattered, monkeypatch):
-    groups = [[(0, [{"path": "p", "offset": 100 * row + 50, "size": 10}]) for row in range(8)]]
-    index, asked = index_of(groups), []
+    groups = [(0, [[{"path": "p", "offset": 100 * row + 50, "size": 10}] for row in range(8)])]
+    index, asked = Given(groups), []
     storage = SimpleNamespace(local=True, will_need=lambda *request: asked.append(request))
     index.folder = BuiltFolder.__new__(BuiltFolder)
     index.folder.storage, index.folder.__dict__["fingerprint"] = storage, "0"
-    runs = {run: (2 * run, 2 * run + 2) for run in range(4)}
-    source = rows.picture_source(index, runs, [3, 0, 2, 1], scattered=scattered)
+    runs = [(run, (2 * run, 2 * run + 2)) for run in [3, 0, 2, 1]]
+    source = sources.picture_source(index, runs, scattered=scattered)
     begun = []
     for run in [3, 0, 3, 2, 1]:
         source.enter(run)

@@ -9,8 +9,8 @@ from openstory_hf.errors import UsageError
 from openstory_hf.fakes import RawWriter
 from openstory_hf.load import load_stories
 from openstory_hf.mix import mix_stories
-from openstory_hf.rows import MappedPictures
 from openstory_hf.selection import Where
+from openstory_hf.sources import MappedPictures
 
 
 @pytest.fixture(scope="session")

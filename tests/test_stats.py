@@ -21,7 +21,7 @@ from openstory_hf import pictures, stats
 from openstory_hf.build import build
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.fakes import RawWriter
-from openstory_hf.rows import MappedPictures
+from openstory_hf.sources import MappedPictures
 from openstory_hf.stats import Distribution, collect, plot, released_flintstones, released_pororo, render_text
 
 CAPTIONS = Path(__file__).parents[2] / "shared/data/flintstones_sv_captions/Val_Data_FlintstonesSV.json"
@@ -270,7 +270,7 @@ def test_the_text_of_a_dataset_without_cast_or_published_counts(storybook):
 def test_a_damaged_file_is_named(flintstones, tmp_path):
     write_release(RawWriter(tmp_path / "raw"), {"train": {"s_01_e_01": 5}}, variant="B")
     build(FlintstonesSV, tmp_path / "raw", tmp_path / "out")
-    file = tmp_path / "out/index/frames-train.parquet"
+    file = tmp_path / "out/index/frames-train-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(OutputError, match=file.name):
         collect(tmp_path / "out")

@@ -9,7 +9,7 @@ from itertools import chain, islice
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 from torch.utils.data import DataLoader
@@ -18,8 +18,10 @@ from openstory_hf import order
 from openstory_hf.build import build
 from openstory_hf.errors import UsageError
 from openstory_hf.fakes import RawWriter
+from openstory_hf.layout import Layout
 from openstory_hf.load import load_stories
 from openstory_hf.mix import mix_stories
+from openstory_hf.order import ByBlocks
 from openstory_hf.stream import cut, left_over, merge_states, share, size_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -353,26 +355,72 @@ def test_accelerate_shares_out_a_stream_that_is_told_not_to(out):
 # -- order ----------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(0, 3_000_000), min_size=1, max_size=400), st.integers(1, 12))
-def test_blocks_cover_the_rows_in_order_without_gaps(row_bytes, length):
-    block = order.blocks(np.array(row_bytes), length)
-    assert len(block) == len(row_bytes)
-    assert block[0] == 0
-    assert set(np.diff(block).tolist()) <= {0, 1}
+def layout_of(files):
+    """The layout of files, each its bytes and the rows of its row groups."""
+    return Layout.of([{"rows": sum(groups), "bytes": size, "row_groups": groups} for size, groups in files])
 
 
-@given(st.integers(1, 500), st.integers(0, 40), st.integers(0, 5), st.integers(0, 3))
+def table_of(rows, row_bytes):
+    """The layout of one file of equal rows, a hundred to the row group."""
+    return layout_of([(rows * row_bytes, [len(part) for part in np.array_split(range(rows), rows // 100 or 1)])])
+
+
+def before(sizes):
+    return np.cumsum([0, *sizes])
+
+
+def everything(by_blocks, stories):
+    return by_blocks.at(0, stories)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200_000_000), st.lists(st.integers(1, 40), max_size=6)), min_size=1, max_size=5),
+    st.integers(1, 12),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_blocks_cover_the_rows_in_order_and_none_is_of_two_files(files, length, largest):
+    layout = layout_of(files)
+    found = order.blocks(layout, length, largest=largest)
+    assert found.first[0] == 0
+    assert found.first[-1] == len(layout)
+    assert (np.diff(found.first) > 0).all()
+    assert set(layout.files.tolist()) <= set(found.first.tolist())
+    assert (found.pieces >= 1).all()
+    assert (found.pieces <= np.diff(found.first)).all()
+
+
+def test_blocks_have_as_many_bytes_as_each_other_and_pieces_are_requests_of_4_mb():
+    found = order.blocks(layout_of([(2400 << 20, [20] * 100)] * 12), 1)  # 29 GB
+    assert set(np.diff(found.first).tolist()) == {20}
+    assert set(found.pieces.tolist()) == {6}
+    assert found.at_a_time == order.AT_A_TIME
+    small = order.blocks(layout_of([(480 << 20, [240] * 20)]), 1)
+    assert len(small) == 300  # of at least 16 rows; 1 MB would be 480
+    assert set(small.pieces.tolist()) == {1}
+
+
+def test_where_rows_are_large_blocks_and_pieces_have_fewer_of_them():
+    found = order.blocks(layout_of([(480 << 20, [1000] * 10 + [20] * 10)]), 1)  # 24 MB each
+    rows = np.diff(found.first)
+    assert rows[found.first[:-1] < 10_000].max() < 50
+    assert rows[found.first[:-1] > 10_050].max() <= 16
+    most = np.diff(layout_of([(480 << 20, [1000] * 10 + [20] * 10)]).bytes_before(found.first)) / found.pieces
+    assert most.max() < 1.5 * order.PIECE_BYTES
+
+
+@given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
+@settings(deadline=None)
 def test_a_shuffle_is_a_permutation_that_reads_few_blocks_at_a_time(stories, width, seed, epoch):
     block = np.sort(np.random.default_rng(seed).integers(0, 60, stories))
-    found = order.shuffled(block, width, seed, epoch)
+    sizes = np.bincount(block, minlength=60)
+    found = everything(ByBlocks(before(sizes), width, seed, epoch), stories)
     assert sorted(found.tolist()) == list(range(stories))
-    assert (found == order.shuffled(block, width, seed, epoch)).all()
-    if not width:
-        return
+    assert (found == everything(ByBlocks(before(sizes), width, seed, epoch), stories)).all()
     # each block is read from its beginning to its end
     for one in set(block.tolist()):
         assert (np.diff(found[block[found] == one]) > 0).all()
-    # at no time are more blocks begun and not finished, but for the one whose turn is just over
+    # at no time are more blocks begun and not finished
     left = dict(zip(*np.unique(block, return_counts=True), strict=True))
     begun, most = set(), 0
     for number in found.tolist():
@@ -381,51 +429,62 @@ def test_a_shuffle_is_a_permutation_that_reads_few_blocks_at_a_time(stories, wid
         left[block[number]] -= 1
         if left[block[number]] == 0:
             begun.discard(block[number])
-    assert most <= width + 1
+    assert most <= width
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.integers(1, 40), st.data())
+@settings(deadline=None)
+def test_any_positions_of_an_order_can_be_asked_for(sizes, width, data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "_CELLS", data.draw(st.sampled_from([1, 50, 1 << 20])))
+        stories = sum(sizes)
+        by_blocks = ByBlocks(before(sizes), width, 3, 1)
+        whole = everything(by_blocks, stories)
+        start = data.draw(st.integers(0, stories))
+        stop = data.draw(st.integers(start, stories))
+        assert (by_blocks.at(start, stop) == whole[start:stop]).all()
 
 
 def test_stories_move_far_and_within_the_stated_memory():
-    row_bytes = np.full(20_000, 50_000)  # 1 GB in stories of 50 kB
-    block = order.blocks(row_bytes, 1)
-    width = order.at_a_time(row_bytes, block)
-    assert width * row_bytes.sum() / (block[-1] + 1) <= order.AT_A_TIME_BYTES
-    first, second = (order.shuffled(block, width, 0, epoch) for epoch in (0, 1))
-    assert (first != second).mean() > 0.99
-    for found in (first, second):
-        moved = np.abs(np.argsort(found) - np.arange(len(found)))
-        assert moved.mean() >= 0.3 * len(found)
+    found = order.blocks(table_of(20_000, 50_000), 1)  # 1 GB in stories of 50 kB
+    assert found.at_a_time * found.bytes / found.pieces.sum() <= order.AT_A_TIME_BYTES
+    orders = [everything(ByBlocks(found.first, found.at_a_time, 0, epoch), 20_000) for epoch in (0, 1)]
+    assert (orders[0] != orders[1]).mean() > 0.99
+    for one in orders:
+        moved = np.abs(np.argsort(one) - np.arange(len(one)))
+        assert moved.mean() >= 0.3 * len(one)
 
 
 def test_batches_are_as_mixed_as_those_of_a_full_shuffle():
-    row_bytes = np.full(3000, 130_000)  # 24 sequences of 125 frames
+    found = order.blocks(table_of(3000, 130_000), 5)  # 24 sequences of 125 frames
     sequence = np.arange(3000) // 125
-    block = order.blocks(row_bytes, 5)
 
-    def spread(width):
-        batches = sequence[order.shuffled(block, width, 0, 0)][: 3000 // 16 * 16].reshape(-1, 16)
+    def spread(one):
+        batches = sequence[everything(one, 3000)][: 3000 // 16 * 16].reshape(-1, 16)
         return np.mean([len(set(batch)) for batch in batches.tolist()])
 
-    assert spread(order.at_a_time(row_bytes, block)) > 0.97 * spread(0) > 11
-    assert spread(4) < 5
+    first, full = found.first, spread(order.Freely(3000, 0, 0))
+    assert spread(ByBlocks(first, found.at_a_time, 0, 0)) > 0.97 * full > 11
+    assert spread(ByBlocks(first, 4, 0, 0)) < 5
 
 
 def test_a_small_table_is_shuffled_fully():
-    row_bytes = np.full(100, 100_000)
-    assert order.at_a_time(row_bytes, order.blocks(row_bytes, 1)) == 0
+    assert order.blocks(table_of(100, 100_000), 1).at_a_time == 0
 
 
 @pytest.mark.parametrize("blocks", [33, 40, 64, 200])
 def test_few_blocks_move_as_far_as_many(blocks):
-    block = np.repeat(np.arange(blocks), 15)
     for epoch in range(50):
-        found = order.shuffled(block, max(1, blocks // 3), 0, epoch)
+        found = everything(ByBlocks(before([15] * blocks), max(1, blocks // 3), 0, epoch), 15 * blocks)
         assert np.abs(np.argsort(found) - np.arange(len(found))).mean() >= 0.3 * len(found)
 
 
 def test_the_draws_of_a_story_do_not_depend_on_its_place():
-    assert (order.draws(10, 1, 2) == order.draws(10, 1, 2)).all()
-    assert (order.draws(10, 1, 2) != order.draws(10, 1, 3)).all()
-    picks = [order.pick(int(draw), place, 5) for draw in order.draws(4000, 0, 0) for place in range(3)]
+    ten = np.arange(10)
+    assert (order.draws(ten, 1, 2)[[7, 3]] == order.draws(np.array([7, 3]), 1, 2)).all()
+    assert (order.draws(ten, 1, 2) != order.draws(ten, 1, 3)).all()
+    assert order.draws(np.arange(4000), 0, 0).min() >= 0
+    picks = [order.pick(int(draw), place, 5) for draw in order.draws(np.arange(4000), 0, 0) for place in range(3)]
     counts = np.bincount(picks, minlength=5)
     assert counts.min() > 0.9 * len(picks) / 5
 

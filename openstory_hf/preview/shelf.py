@@ -16,9 +16,10 @@ from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.order import Ints
 from openstory_hf.preview.shown import Row
-from openstory_hf.rows import PLACES, RowReader, picture_source
+from openstory_hf.rows import RowReader
 from openstory_hf.schema import TABLES
 from openstory_hf.selection import Where, select
+from openstory_hf.sources import PLACES, picture_source
 
 PAGE = 6
 """Stories on a page, and stories kept in memory."""
@@ -94,7 +95,7 @@ class Shelf:
             missing = [number for number in numbers if (split, number) not in self._kept]
             index = self.folder.index("stories", split)
             light = RowReader(index, [*_LIGHT, *PLACES])
-            source = picture_source(index, {number: (number, number + 1) for number in missing}, missing)
+            source = picture_source(index, ((number, (number, number + 1)) for number in missing))
             try:
                 for number in missing:
                     values = light.get(number)
@@ -114,9 +115,10 @@ class Shelf:
     def _find(self, wanted: Wanted) -> Ints:
         """The numbers of the wanted stories in file order, int64 (S,); they may be none."""
         try:
-            found = select(self.folder, wanted.split, length=None, stride=1, key_only=True, where=wanted.where).row
+            chosen = select(self.folder, wanted.split, length=None, stride=1, key_only=True, where=wanted.where)
         except UsageError:  # how `select` says that none is left
             return np.empty(0, np.int64)
+        found = chosen.places(np.arange(len(chosen))).row
         if wanted.story:
             ids = self.folder.index("stories", wanted.split).read(["story_id"]).column("story_id")
             matches = pc.match_substring(ids, wanted.story, ignore_case=True)

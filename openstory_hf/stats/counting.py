@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 from openstory_hf.build import REJECTS
 from openstory_hf.errors import OutputError
 from openstory_hf.folder import BuiltFolder
-from openstory_hf.rows import PLACES, RowReader, picture_source
+from openstory_hf.rows import RowReader
+from openstory_hf.sources import PLACES, picture_source
 
 if TYPE_CHECKING:
     pass
@@ -91,7 +92,7 @@ def _sampled_sizes(folder: BuiltFolder, split: str) -> Iterator[tuple[int, int]]
     index = folder.index("stories", split)
     chosen = range(0, len(index), -(-len(index) // SAMPLED_ROWS) or 1)
     light = RowReader(index, PLACES)
-    source = picture_source(index, {row: (row, row + 1) for row in chosen}, chosen)
+    source = picture_source(index, ((row, (row, row + 1)) for row in chosen))
     for row in chosen:
         source.enter(row)
         values = light.get(row)

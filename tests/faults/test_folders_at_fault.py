@@ -19,8 +19,9 @@ RELEASE = "didemo_sv"
 SHARD, FRAMES, INDEX = (
     "stories/train-00000-of-00001.parquet",
     "frames/train-00000-of-00001.parquet",
-    "index/stories-train.parquet",
+    "index/stories-train-00000-of-00001.parquet",
 )
+FRAMES_INDEX, CONTENTS = "index/frames-train-00000-of-00001.parquet", "index/stories-train.contents.parquet"
 MANIFEST = "manifest.json"
 
 
@@ -113,6 +114,7 @@ MANIFESTS = {
     "nested-100000": holds(MANIFEST, b"[" * 100_000), "empty-object": holds(MANIFEST, b"{}"), "of-version-1": more("schema_version", value="1"),
     "of-a-version-number": more("schema_version", value=2), "of-version-null": more("schema_version", value=None),
     "without-files": less("files"), "without-index": less("index"), "without-splits": less("splits"), "without-characters": less("characters"),
+    "without-contents": less("contents"), "row-groups-of-other-rows": more("files", SHARD, "row_groups", value=[1]), "row-groups-a-number": more("files", SHARD, "row_groups", value=1),
     "without-hash": less("files", SHARD, "sha256"), "without-rows": less("files", SHARD, "rows"), "without-counts": less("splits", "train", "stories"),
     "files-a-list": more("files", value=[]), "splits-null": more("splits", value=None), "splits-empty": more("splits", value={}),
     "characters-of-numbers": more("characters", value=[7]), "bytes-negative": more("files", SHARD, "bytes", value=-1),
@@ -124,13 +126,12 @@ MANIFESTS = {
 UNREADABLE = {
     "index-missing": gone(INDEX), "index-empty": holds(INDEX, b""), "index-truncated": cut(INDEX), "index-of-html": holds(INDEX, b"<html>" * 50),
     "index-footer-flipped": flip(INDEX, -5), "index-page-overwritten": lambda out: out.edit(INDEX, lambda data: data[:4] + b"\xff" * (len(data) // 2) + data[4 + len(data) // 2 :]),
-    "index-of-another-table": lambda out: out.bytes(INDEX, (out.path / "index/frames-train.parquet").read_bytes()),
+    "index-of-another-table": lambda out: out.bytes(INDEX, (out.path / FRAMES_INDEX).read_bytes()),
     "index-of-another-shape": lambda out: out.table(INDEX, [{"x": 1}]),
     "shard-missing": gone(SHARD), "shard-empty": holds(SHARD, b""), "shard-truncated": cut(SHARD, 0.05), "shard-of-html": holds(SHARD, b"<html>" * 50),
     "shard-of-another-build": lambda out: out.bytes(SHARD, (out.path / FRAMES).read_bytes()[::-1]),
     "place-behind-the-file": places(offset=1 << 40), "place-negative": places(offset=-900), "place-moved": places(offset=99),
     "place-of-size-negative": places(size=-5), "place-of-size-2-gb": places(size=(1 << 31) - 1), "place-without-offset": places(offset=None),
-    "place-in-file-99": index(lambda rows: [row | {"file": 99} for row in rows]), "place-in-file-negative": index(lambda rows: [row | {"file": -5} for row in rows]),
     "places-null": index(lambda rows: [row | {"pictures": None} for row in rows]),
 }  # fmt: skip
 """What reading cannot work with."""
@@ -139,6 +140,7 @@ FOUND = {
     "frames-missing": gone(FRAMES), "frames-truncated": cut(FRAMES), "index-rows-exchanged": index(lambda rows: rows[::-1]), "index-row-twice": index(lambda rows: [*rows, rows[0]]),
     "index-row-missing": index(lambda rows: rows[:1]), "index-caption-changed": index(lambda rows: [row | {"captions": ["?"] * 3} for row in rows]),
     "places-short": index(lambda rows: [row | {"pictures": row["pictures"][:1]} for row in rows]),
+    "contents-missing": gone(CONTENTS), "contents-flipped": flip(CONTENTS, -40), "contents-of-another-table": lambda out: out.bytes(CONTENTS, (out.path / FRAMES_INDEX).read_bytes()),
     "rejects-missing": gone("rejects.jsonl"), "rejects-of-html": holds("rejects.jsonl", b"<html>"), "rejects-of-another-shape": holds("rejects.jsonl", b"[1]\n"),
     "readme-missing": gone("README.md"), "readme-empty": holds("README.md", b""), "readme-of-bad-utf-8": holds("README.md", b"---\n\xff\n---\n"),
     "readme-with-python-in-yaml": holds("README.md", b"---\nx: !!python/object/apply:os.mkdir [openstory-was-here]\n---\n"),
