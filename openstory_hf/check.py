@@ -21,8 +21,8 @@ from datasets import load_dataset_builder
 from tqdm import tqdm
 
 from openstory_hf import card, croissant, masks, metadata, pictures
-from openstory_hf.build import MANIFEST, REJECTS
 from openstory_hf.errors import OutputError
+from openstory_hf.finish import MANIFEST, REJECTS
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.index import index_file
 from openstory_hf.references import restore

@@ -19,8 +19,8 @@ from openstory_hf.errors import OpenStoryError, UsageError
 from openstory_hf.version import __version__
 
 if TYPE_CHECKING:
-    from openstory_hf.build import Progress
     from openstory_hf.plan import Plan
+    from openstory_hf.shard import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,7 +207,7 @@ def _fake(arguments: argparse.Namespace) -> None:
 
 def _build(arguments: argparse.Namespace) -> None:
     builder = catalogue.get(arguments.name)
-    from openstory_hf import build
+    from openstory_hf import build, finish
     from openstory_hf.builder import DEFAULT_POLICY
 
     manifest = build.build(
@@ -233,7 +233,7 @@ def _build(arguments: argparse.Namespace) -> None:
             f"{frames['rejected']:,} rejected" + ("" if published is None else f"; published: {published:,} stories")
         )
     if any(counts["stories"]["rejected"] or counts["frames"]["rejected"] for counts in manifest["splits"].values()):
-        print(f"what was left out, and why: {arguments.out / build.REJECTS}")
+        print(f"what was left out, and why: {arguments.out}/{finish.REJECTS}")
 
 
 def _dataset_options(name: str, known: Any, rest: Sequence[str]) -> dict[str, list[str]]:

@@ -12,13 +12,15 @@ from typing import Any
 
 from datasets import Image, List, load_dataset
 
-from openstory_hf.build import REJECTS, build, build_shard
+from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder, tables
 from openstory_hf.check import check
 from openstory_hf.errors import BuildError
 from openstory_hf.fakes import RawWriter
+from openstory_hf.finish import REJECTS
 from openstory_hf.plan import plan_build
 from openstory_hf.raw import Raw
+from openstory_hf.shard import build_shard
 from openstory_hf.write import file_facts
 
 _SMALL = 1  # bytes per shard: as many shards as the plan allows

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from openstory_hf.build import MANIFEST
 from openstory_hf.codecs import CODECS
 from openstory_hf.errors import OutputError, UsageError, reason_of
+from openstory_hf.finish import MANIFEST
 from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
 from openstory_hf.schema import SCHEMA_VERSION, TABLES

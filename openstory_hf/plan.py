@@ -77,8 +77,8 @@ class Shard:
 class Plan:
     """Everything that decides the bytes of a build.
 
-    `fingerprint` is the SHA-256 of it; shards of a killed build are reused, and those of other builders relied on, only
-    under the same one. The error policy is left out of it: a build that stopped at a bad record may go on under
+    `fingerprint` is the SHA-256 of it; shards of a killed build are reused, and those of other builders relied on,
+    only under the same one. The error policy is left out of it: a build that stopped at a bad record may go on under
     quarantine.
     """
 

@@ -58,8 +58,8 @@ def main() -> None:
         plan = plan_build(builder, Raw(folder))
         took = time.perf_counter() - began
     print(
-        f"{arguments.units:,} units in {len(plan.shards):,} shards planned in {took:.1f} s; peak memory {peak():.0f} MB, "
-        f"of which {before:.0f} MB were there after the imports; fingerprint {plan.fingerprint[:16]}"
+        f"{arguments.units:,} units in {len(plan.shards):,} shards planned in {took:.1f} s; peak memory "
+        f"{peak():.0f} MB, of which {before:.0f} MB were there after the imports; fingerprint {plan.fingerprint[:16]}"
     )
 
 
