@@ -183,6 +183,7 @@ def write_whole(path: Path, text: str) -> None:
     """
     work = path.parent / WORK  # where nothing half written is ever left behind
     temporary = (work if work.is_dir() else path.parent) / f"{path.name}.tmp-{identity()}"
+    make_folder(temporary.parent)
     with writing(path):
         temporary.write_bytes(as_bytes(text))
     publish(temporary, path)

@@ -1,0 +1,24 @@
+"""What was submitted to a queue for a folder, and whether it still is in there."""
+
+from __future__ import annotations
+
+import subprocess
+
+from openstory_hf.target import Target, parsed
+from openstory_hf.write import WORK
+
+SUBMITTED = f"{WORK}/submitted"
+"""What was submitted last: `engine`, `job` and `finish`, numbers of jobs, `logs`, and `at`."""
+
+
+def in_queue(place: Target) -> bool:
+    """Whether Slurm still has the jobs that were submitted last for a folder."""
+    note = parsed(place.read(SUBMITTED))
+    if not note:
+        return False
+    command = ["squeue", "--noheader", "--jobs", f"{note['job']},{note['finish']}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return found.returncode == 0 and bool(found.stdout.strip())
