@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub.utils import OfflineModeIsEnabled  # type: ignore[attr-defined]
 
 from openstory_hf.errors import BuildError, OpenStoryError, UsageError, reason_of
 from openstory_hf.identity import identity, is_gone
@@ -224,7 +225,7 @@ class _Remote(Target):
             except (FileNotFoundError, NotADirectoryError):
                 raise
             except Exception as error:  # each kind of storage raises its own
-                if pause is None or isinstance(error, (PermissionError, OpenStoryError)):
+                if pause is None or isinstance(error, (PermissionError, OfflineModeIsEnabled)):
                     raise BuildError(
                         f"{self.path}: {what} failed: {' '.join(reason_of(error).split())}. Check the network and the "
                         "access rights; the same command, run again, continues where this one stopped"

@@ -70,6 +70,11 @@ class _Executor(SlurmPipelineExecutor):  # type: ignore[misc]
         found: list[int] = super().get_incomplete_ranks(self.only if ranks is None else ranks, skip_completed)
         return found
 
+    def launch_merge_stats(self) -> None:
+        """The statistics of tasks are summed up where there are several."""
+        if self.only is not None:
+            super().launch_merge_stats()
+
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
         """What `sbatch` is told."""
         return {name: value for name, value in super().get_sbatch_args(max_array).items() if value is not None}
