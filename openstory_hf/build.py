@@ -42,6 +42,7 @@ def build(
     engine: str = engines.DEFAULT,
     engine_options: Mapping[str, str] | None = None,
     tasks: range | None = None,
+    rehash: bool = True,
 ) -> dict[str, Any]:
     """Build a dataset folder: Parquet shards, `manifest.json`, `rejects.jsonl`.
 
@@ -67,6 +68,8 @@ def build(
         engine_options: of that engine, name -> value.
         tasks: numbers of the shards to build, as `openstory plan` counts them; all by default. Whoever builds the
             last one that is missing completes the folder.
+        rehash: believe in shards that are there already only after a look at their bytes, in a local folder; without
+            it, and elsewhere, after a look at their sizes.
 
     Returns:
         The manifest. It is empty while shards are missing, which happens only with `tasks`, or with an engine that
@@ -101,7 +104,7 @@ def build(
         return manifest
     try:
         with claimed(place, plan):
-            wanted = missing(place, plan, plan.shards[mine.start : mine.stop])
+            wanted = missing(place, plan, plan.shards[mine.start : mine.stop], rehash=rehash)
             with progress(plan) if progress else contextlib.nullcontext(None) as report:
                 job = engines.Job(
                     plan=plan,
@@ -110,7 +113,7 @@ def build(
                     num_proc=num_proc,
                     options=options_of_engine,
                     report=report,
-                    again=partial(build, builder, raw_path, out, **how),
+                    again=partial(build, builder, raw_path, out, **how, rehash=False),
                 )
                 names = {shard.name for shard in wanted}
                 for shard in plan.shards[mine.start : mine.stop]:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from openstory_hf.builder import dataset_name
+from openstory_hf.builder import dataset_name, tables
 from openstory_hf.errors import BuildError, OpenStoryError
 from openstory_hf.identity import identity, is_gone, owner
 from openstory_hf.plan import Plan, Shard
-from openstory_hf.shard import read_result, result_file
+from openstory_hf.shard import ShardResult, read_results, result_file
 from openstory_hf.target import Target, parsed
 from openstory_hf.write import WORK
 
@@ -93,18 +93,34 @@ def read_summary(place: Target) -> dict[str, Any] | None:
     return None
 
 
-def missing(place: Target, plan: Plan, shards: Sequence[Shard]) -> list[Shard]:
+def missing(place: Target, plan: Plan, shards: Sequence[Shard], *, rehash: bool = True) -> list[Shard]:
     """Those of the shards that have to be built; what is left of damaged ones no longer passes for finished.
+
+    Args:
+        place: the folder.
+        plan: of the build.
+        shards: of the plan.
+        rehash: look at the bytes of finished ones, where that is cheap, and not at their sizes only.
 
     Raises:
         BuildError: if the system refuses.
     """
     there = place.names()
-    wanted = []
-    for shard in shards:
-        if f"{shard.name}.json" in there:
-            if read_result(plan, shard.name, place, verify=True):
-                continue
-            place.remove([result_file(shard.name)])
-        wanted.append(shard)
-    return wanted
+    names = [shard.name for shard in shards if f"{shard.name}.json" in there]
+    sizes = {f"{WORK}/{name}": size for name, size in there.items()}
+    if names:
+        for table in tables(plan.builder.INFO):
+            sizes.update({f"{table}/{name}": size for name, size in place.names(table).items()})
+
+    def whole(result: ShardResult | None) -> bool:
+        if result is None:
+            return False
+        files = {**result.files, **{f"{WORK}/{part}": facts for part, facts in result.parts.items()}}
+        return all(
+            sizes.get(file) == facts["bytes"] and (not rehash or place.same(file, facts))
+            for file, facts in files.items()
+        )
+
+    found = dict(zip(names, map(whole, read_results(plan, names, place)), strict=True))
+    place.remove([result_file(name) for name in names if not found[name]])
+    return [shard for shard in shards if not found.get(shard.name)]

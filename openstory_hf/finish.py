@@ -22,7 +22,7 @@ from openstory_hf.index import FOLDER, index_file, join_parts
 from openstory_hf.plan import Plan
 from openstory_hf.references import RULES_VERSION
 from openstory_hf.schema import SCHEMA_VERSION, TABLES
-from openstory_hf.shard import ShardResult, part_file, read_result
+from openstory_hf.shard import ShardResult, part_file, read_results
 from openstory_hf.target import Target, parsed
 from openstory_hf.version import __version__
 from openstory_hf.write import WORK, file_facts, publish, write_whole, writing
@@ -37,12 +37,10 @@ def finish(plan: Plan, place: Target) -> dict[str, Any]:
     Raises:
         BuildError: if a shard is missing, or there is not one story.
     """
-    results = []
-    for shard in plan.shards:
-        result = read_result(plan, shard.name, place)
-        if result is None:
-            raise BuildError(f"{place}: shard {shard.name} is missing. Run the same command again")
-        results.append(result)
+    found = read_results(plan, [shard.name for shard in plan.shards], place)
+    if lacking := next((s.name for s, result in zip(plan.shards, found, strict=True) if result is None), ""):
+        raise BuildError(f"{place}: shard {lacking} is missing. Run the same command again")
+    results = [result for result in found if result]
     with place.scratch() as scratch:
         root = place.root or scratch / "finished"
         index = _join_indexes(plan, place, scratch, root)
@@ -67,7 +65,7 @@ def _join_indexes(plan: Plan, place: Target, scratch: Path, root: Path) -> dict[
     for table in tables(plan.builder.INFO):
         for split in dict.fromkeys(shard.split for shard in plan.shards):
             names = [f"{WORK}/{part_file(table, shard)}" for shard in plan.shards if shard.split == split]
-            parts = [place.fetch(name, scratch) for name in names]
+            parts = place.fetch_all(names, scratch)
             temporary = scratch / f"tmp-{identity()}-{table}-{split}-index"
             with writing(temporary):
                 rows = join_parts(parts, temporary, TABLES[table])

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,7 @@ def build_task(
         BuildError: as `build_shard`.
     """
     place = target(out)
-    if read_result(plan, shard.name, place):
+    if read_results(plan, [shard.name], place)[0]:
         return
     hint, failure = f"{WORK}/{shard.name}.begun.{identity()}", f"{WORK}/{shard.name}.error"
     place.note(hint, json.dumps({"since": time.time()}))
@@ -131,24 +131,24 @@ def result_file(name: str) -> str:
     return f"{WORK}/{name}.json"
 
 
-def read_result(plan: Plan, name: str, place: Target, *, verify: bool = False) -> ShardResult | None:
-    """The result of a finished shard of this plan; None if there is none, or its files are not what they were.
+def read_results(plan: Plan, names: Sequence[str], place: Target) -> list[ShardResult | None]:
+    """The results of finished shards of this plan; None for one that is not there, or cannot be used.
 
     Args:
         plan: of the build, or the head of it.
-        name: of the shard.
+        names: of the shards.
         place: the folder.
-        verify: look at the files, too.
     """
-    facts = parsed(place.read(result_file(name)))
+    return [_result(plan, text) for text in place.read_all([result_file(name) for name in names])]
+
+
+def _result(plan: Plan, text: bytes | None) -> ShardResult | None:
+    facts = parsed(text)
     if facts is None or facts.pop("plan", None) != plan.fingerprint:
         return None
     facts.pop("took", None)
     if facts["rejects"] and plan.on_error == "raise":
         return None  # build it again, to stop where the user asked to stop
-    files = {**facts["files"], **{f"{WORK}/{part}": expected for part, expected in facts["parts"].items()}}
-    if verify and not all(place.whole(file, expected) for file, expected in files.items()):
-        return None
     return ShardResult(**{**facts, "tally": Tally(**facts["tally"])})
 
 

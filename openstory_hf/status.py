@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from openstory_hf.errors import OutputError
 from openstory_hf.estimate import size_text
 from openstory_hf.finish import MANIFEST
 from openstory_hf.identity import is_gone
+from openstory_hf.shard import result_file
 from openstory_hf.target import Target, builders, parsed, target
 from openstory_hf.write import WORK
 
@@ -94,9 +94,8 @@ def _unfinished(place: Target, summary: Mapping[str, Any]) -> Status:
     there = place.names()
     names = [name for name, *_ in summary["shards"]]
     done = [name for name in names if f"{name}.json" in there]
-    with ThreadPoolExecutor(16) as pool:
-        texts = pool.map(place.read, [f"{WORK}/{name}.json" for name in done])
-        results = [facts for text in texts if (facts := parsed(text)) and facts.get("plan") == summary["plan"]]
+    texts = place.read_all([result_file(name) for name in done])
+    results = [facts for text in texts if (facts := parsed(text)) and facts.get("plan") == summary["plan"]]
     rows, size = _sums(results)
     running, ended = _begun(place, there, set(names) - set(done))
     found = errors(place, [name for name in names if name not in done and name not in running])

@@ -23,7 +23,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,6 +83,9 @@ class Target:
     root: Path | None = None
     """Of a local folder."""
 
+    requests = 16
+    """At a time."""
+
     def prepare(self) -> None:
         """Make the folder.
 
@@ -132,9 +136,23 @@ class Target:
         """Remove the hidden folder of a finished build."""
         raise NotImplementedError
 
-    def whole(self, name: str, facts: Mapping[str, Any]) -> bool:
-        """Whether a file is still what it was: its hash where that is cheap, its size elsewhere."""
-        return bool(self.size(name) == facts["bytes"])
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """The bytes of many small files."""
+        with ThreadPoolExecutor(self.requests) as pool:
+            return list(pool.map(self.read, names))
+
+    def fetch_all(self, names: Sequence[str], scratch: Path) -> list[Path]:
+        """Many small files as local ones.
+
+        Raises:
+            BuildError: if one is not there.
+        """
+        with ThreadPoolExecutor(self.requests) as pool:
+            return list(pool.map(lambda name: self.fetch(name, scratch), names))
+
+    def same(self, name: str, facts: Mapping[str, Any]) -> bool:
+        """Whether a file of the right size has the right bytes, where a look at them is cheap."""
+        return True
 
     def note(self, name: str, text: str) -> None:
         """Write a hint, if hints are cheap there; that it fails is no reason to stop."""
@@ -177,8 +195,8 @@ class _Local(Target):
         path = self.root / name
         return path.stat().st_size if path.is_file() else None
 
-    def whole(self, name: str, facts: Mapping[str, Any]) -> bool:
-        return super().whole(name, facts) and file_facts(self.root / name)["sha256"] == facts["sha256"]
+    def same(self, name: str, facts: Mapping[str, Any]) -> bool:
+        return bool(file_facts(self.root / name)["sha256"] == facts["sha256"])
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -120,6 +120,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # by default it takes a minute until Ray ends a build that has lost its cluster
+    os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"  # noqa: SIM112
     work, draw = arguments.work, random.Random(arguments.seed)
     shutil.rmtree(work, ignore_errors=True)
     raw, out = work / "raw", work / "out"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from held_stories import HOLD, HeldStories
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
 from openstory_hf import catalogue, cli, engines, status
@@ -500,10 +501,12 @@ def cluster():
     pytest.importorskip("ray", reason="ray is not installed: pip install 'openstory_hf[cluster]'")
     from ray.cluster_utils import Cluster
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield made
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)  # for held_stories
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        yield made
+        made.shutdown()
 
 
 def test_ray_with_one_node_writes_the_bytes_of_the_pool_and_says_what_it_says(
@@ -520,28 +523,30 @@ def test_ray_with_one_node_writes_the_bytes_of_the_pool_and_says_what_it_says(
     assert messages[0] == messages[1]
 
 
-def test_a_node_that_is_killed_in_the_middle_of_a_build_changes_no_byte(cluster, raw, expected, tmp_path):
-    node = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    command = ["build", "flintstones_sv", "--raw", raw, "--out", tmp_path / "out", "--quiet", "--engine", "ray"]
-    script = "import sys\nfrom openstory_hf import build, cli\nbuild.SHARD_BYTES = 1\n" + RAY_BUILD
-    process = run(script, tmp_path, *command, RAY_ADDRESS=cluster.address)
-    begun = tmp_path / "out/.build"
-    until(lambda: len(list(begun.glob("*.begun.*"))) == 2 or process.poll() is not None)
-    assert process.poll() is None, process.communicate()
-    cluster.remove_node(node, allow_graceful=False)
-    assert process.poll() is None
-    ends_well(process)
-    assert tree(tmp_path / "out") == expected
-
-
-RAY_BUILD = """
-from functools import partial
-build.build = partial(build.build, shard_bytes=1)
-options = cli._inputs
-cli._inputs = lambda *args: {name: value for name, value in options(*args).items() if name != "shard_bytes"}
-sys.exit(cli.main(sys.argv[1:]))
+RAY = """
+import sys
+from held_stories import HeldStories
+from openstory_hf.build import build
+assert build(HeldStories, sys.argv[1], sys.argv[2], shard_bytes=1, engine="ray")["splits"]
 """
+
+
+def test_a_node_that_is_killed_in_the_middle_of_a_build_changes_no_byte(cluster, raw, tmp_path):
+    """Both nodes are in the middle of a shard then."""
+    build(HeldStories, raw, tmp_path / "expected", **SMALL)
+    hold, out = raw.parent / HOLD, tmp_path / "out"
+    hold.touch()
+    try:
+        node = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        process = run(RAY, tmp_path, raw, out, RAY_ADDRESS=cluster.address)
+        until(lambda: len(list(out.glob(".build/*.begun.*"))) == 2 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        cluster.remove_node(node, allow_graceful=False)
+    finally:
+        hold.unlink()
+    ends_well(process)
+    assert tree(out) == tree(tmp_path / "expected")
 
 
 # -- plan and status ---------------------------------------------------------------------------------------

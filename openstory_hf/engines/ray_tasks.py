@@ -15,7 +15,7 @@ from typing import Any
 from openstory_hf.engines import Job
 from openstory_hf.errors import BuildError, OpenStoryError, UsageError, reason_of
 from openstory_hf.plan import Plan, Shard
-from openstory_hf.shard import build_task
+from openstory_hf.shard import build_task, result_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def run(job: Job, shards: Sequence[Shard]) -> Iterator[Shard]:
                 for task in done:
                     shard = pending.pop(task)
                     _fetch(task, shard)
-                    if f"{shard.name}.json" not in job.place.names():
+                    if job.place.size(result_file(shard.name)) is None:
                         raise BuildError(
                             f"shard {shard.name} was built, but is not in {job.place}: it must be a folder that all "
                             "nodes share, or a URL"
