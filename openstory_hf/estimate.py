@@ -87,13 +87,17 @@ def size_text(number: float) -> str:
     return f"{number / 1e3:.0f} KB"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def render(found: Estimate) -> str:
     """An estimate for people."""
-    lines = [f"{found.dataset}: {found.tasks:,} tasks, one for each shard (plan {found.fingerprint[:16]})"]
+    lines = [f"{found.dataset}: {_count(found.tasks, 'task')}, one for each shard (plan {found.fingerprint[:16]})"]
     for split, counts in found.splits.items():
         lines.append(
-            f"{split}: {counts['shards']:,} shards of {counts['units']:,} units with {counts['records']:,} source "
-            f"records, about {size_text(counts['bytes'])}"
+            f"{split}: {_count(counts['shards'], 'shard')} of {_count(counts['units'], 'unit')} with "
+            f"{_count(counts['records'], 'source record')}, about {size_text(counts['bytes'])}"
         )
     lines += [
         f"source: {size_text(found.source_bytes)} in all files; output: about {size_text(found.output_bytes)}, the "
