@@ -13,32 +13,26 @@ from openstory_hf.builder import dataset_name, tables
 from openstory_hf.errors import BuildError, OpenStoryError
 from openstory_hf.identity import identity, is_gone, owner
 from openstory_hf.plan import Plan, Shard
-from openstory_hf.shard import ShardResult, read_results, result_file
+from openstory_hf.shard import ShardResult, plan_file, read_results, result_file
 from openstory_hf.target import Target, parsed
 from openstory_hf.write import WORK
-
-
-def plan_file(fingerprint: str) -> str:
-    """Where it stands which shards a plan has."""
-    return f"{WORK}/plan-{fingerprint}"
 
 
 @contextlib.contextmanager
 def claimed(place: Target, plan: Plan) -> Iterator[None]:
     """Make the folder one of this plan, clear what processes left there that are gone, and say who builds meanwhile.
 
-    The plan is written down first and others are looked for then, so that of two builders with different plans at
-    least one sees the other, whichever was first.
+    Others are looked for before the plan is written down and again afterwards, so that of two builders with different
+    plans at least one sees the other, whichever was first.
 
     Raises:
         BuildError: if it is one of another plan, or holds something else.
     """
     place.prepare()
     mine = plan_file(plan.fingerprint)
-    there = place.read(mine)
-    if there is None and _others(place, mine):
+    if _others(place, mine):
         raise _refusal(place)
-    if there is None:
+    if place.size(mine) is None:
         place.publish({mine: json.dumps(_summary(plan))})
         if _others(place, mine):
             place.remove([mine])

@@ -99,9 +99,11 @@ def build_task(
         threads: that check and encode frames.
 
     Raises:
-        BuildError: as `build_shard`.
+        BuildError: as `build_shard`, or when the folder is no longer being built, as others have completed it.
     """
     place = target(out)
+    if place.size(plan_file(plan.fingerprint)) is None:
+        raise BuildError(f"{place} is no longer being built by this plan. Run the same command again")
     if read_results(plan, [shard.name], place)[0]:
         return
     hint, failure = f"{WORK}/{shard.name}.begun.{identity()}", f"{WORK}/{shard.name}.error"
@@ -119,6 +121,11 @@ def build_task(
     if place.hints:
         with contextlib.suppress(OSError, OpenStoryError):
             place.remove([failure])
+
+
+def plan_file(fingerprint: str) -> str:
+    """Where it stands which shards a plan has, for as long as they are being built."""
+    return f"{WORK}/plan-{fingerprint}"
 
 
 def part_file(table: str, shard: Shard) -> str:

@@ -252,10 +252,9 @@ class _Remote(Target):
         raise AssertionError
 
     def prepare(self) -> None:
-        if self.names():
-            return
-        if strangers := sorted(self._entries("")):
-            raise _not_empty(self, strangers)
+        there = self._entries("")
+        if there and WORK not in there:
+            raise _not_empty(self, sorted(there))
 
     def _entries(self, folder: str) -> dict[str, Any]:
         fs, path = self._where(folder)
@@ -368,10 +367,9 @@ class _Hub(_Remote):
             "looking for the repository",
             lambda: api.create_repo(self._repository, repo_type="dataset", private=True, exist_ok=True),
         )
-        if self.names():
-            return
-        if strangers := sorted(self._entries("").keys() - {".gitattributes"}):
-            raise _not_empty(self, strangers)
+        there = self._entries("").keys() - {".gitattributes"}
+        if there and WORK not in there:
+            raise _not_empty(self, sorted(there))
 
     def _commit(self, what: str, operations: list[Any]) -> None:
         from huggingface_hub import HfApi

@@ -281,6 +281,30 @@ def test_a_builder_leaves_a_shard_that_another_is_at_for_the_end(raw, expected, 
     assert tree(out) == expected
 
 
+def test_of_two_plans_that_were_written_down_at_the_same_time_none_goes_on(raw, tmp_path):
+    out = tmp_path / "out"
+    build(FlintstonesSV, raw, out, tasks=range(1), **SMALL)
+    (out / f".build/plan-{'0' * 64}").write_text("{}")
+    with pytest.raises(BuildError, match="of other inputs"):
+        build(FlintstonesSV, raw, out, **SMALL)
+
+
+def test_a_builder_that_finds_the_folder_completed_meanwhile_stops_there(raw, expected, tmp_path, monkeypatch):
+    """Else it would begin anew, since what was there is cleared up."""
+    out, names, build_shard = tmp_path / "out", [], shard_room.build_shard
+
+    def building(plan, shard, *rest):
+        names.append(shard.name)
+        if len(names) == 1:
+            build(FlintstonesSV, raw, out, **SMALL)  # another builder, and fast
+        return build_shard(plan, shard, *rest)
+
+    monkeypatch.setattr(shard_room, "build_shard", building)
+    assert build(FlintstonesSV, raw, out, **SMALL)["splits"]
+    assert sorted(names) == sorted([*SHARDS, SHARDS[0]])
+    assert tree(out) == expected
+
+
 # -- places fsspec knows -----------------------------------------------------------------------------------
 
 
@@ -402,8 +426,9 @@ def test_a_killed_worker_of_datatrove_ends_the_build_with_one_message(datatrove,
     out = tmp_path / "out"
     command = ["build", "flintstones_sv", "--raw", raw, "--out", out, "--engine", "datatrove-local", "--num-proc", "2"]
     process = run(CLI, tmp_path, *command, "--image-codec", "webp", "--quiet")  # which takes long
-    until(lambda: list(out.glob(".build/*.begun.*")) or process.poll() is not None)
-    pid = next(out.glob(".build/*.begun.*")).name.rpartition(".")[2]
+    hints = []
+    until(lambda: hints.extend(out.glob(".build/*.begun.*")) or hints or process.poll() is not None)
+    pid = hints[0].name.rpartition(".")[2]
     os.kill(int(pid), signal.SIGKILL)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1, said

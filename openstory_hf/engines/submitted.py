@@ -13,10 +13,11 @@ SUBMITTED = f"{WORK}/submitted"
 
 def in_queue(place: Target) -> bool:
     """Whether Slurm still has the jobs that were submitted last for a folder."""
-    note = parsed(place.read(SUBMITTED))
-    if not note:
+    note = parsed(place.read(SUBMITTED)) or {}
+    jobs = [str(note.get(name, "")) for name in ("job", "finish")]
+    if not all(job.isdecimal() for job in jobs):
         return False
-    command = ["squeue", "--noheader", "--jobs", f"{note['job']},{note['finish']}"]
+    command = ["squeue", "--noheader", "--jobs", ",".join(jobs)]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
