@@ -7,13 +7,15 @@ Every shard is an episode of noisy clips, encoded as WebP, which takes about a s
 round, each in a fresh process. *Whole* is the build from its call to the manifest, with the start of workers or of
 Ray. *Once started* is the pace while all workers have work: from the moment the last of them got its first shard to
 the moment the first of them had finished its last, how many shards were built per second, those begun before or ended
-later in part. The overhead is how much longer a shard takes than with the pool, in the same round.
+later in part. The overhead is how much longer a shard takes than with the pool, in the same round. *Between two
+shards* is how long a worker waits for the next one; other work of the machine disturbs that less.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import shutil
 import statistics
@@ -43,11 +45,24 @@ def release(folder: Path, clips: int) -> None:
         np.save(path, noise.integers(0, 256, shape, dtype=np.uint8))
 
 
+def by_worker(took: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """When each worker began and finished its shards."""
+    spans = defaultdict(list)
+    for facts in sorted(took, key=lambda facts: facts["finished"]):
+        spans[facts["by"]].append((facts["finished"] - facts["seconds"], facts["finished"]))
+    return spans
+
+
+def pause(took: list[dict[str, Any]]) -> float:
+    """Seconds between two shards of a worker, in the median."""
+    return statistics.median(
+        two[0] - one[1] for mine in by_worker(took).values() for one, two in itertools.pairwise(mine)
+    )
+
+
 def pace(took: list[dict[str, Any]]) -> float:
     """Shards per second while all workers have work."""
-    spans = defaultdict(list)
-    for facts in took:
-        spans[facts["by"]].append((facts["finished"] - facts["seconds"], facts["finished"]))
+    spans = by_worker(took)
     begin = max(min(start for start, _ in mine) for mine in spans.values())
     end = min(max(stop for _, stop in mine) for mine in spans.values())
     shares = [
@@ -78,7 +93,7 @@ def once(engine: str, raw: Path, out: Path, num_proc: int) -> dict[str, Any]:
     room.build(FlintstonesSV, raw, out, engine=engine, num_proc=num_proc, shard_bytes=1, image_codec="webp")
     whole = time.perf_counter() - began
     digest = hashlib.sha256((out / "manifest.json").read_bytes()).hexdigest()
-    return {"whole": whole, "pace": pace(results), "shards": len(results), "manifest": digest}
+    return {"whole": whole, "pace": pace(results), "pause": pause(results), "shards": len(results), "manifest": digest}
 
 
 def run(engine: str, work: Path, num_proc: int) -> dict[str, Any]:
@@ -118,13 +133,17 @@ def main() -> None:
             print(f"round {number + 1}, {engine}: {found[engine][-1]}", file=sys.stderr, flush=True)
     manifests = {result["manifest"] for results in found.values() for result in results}
     assert len(manifests) == 1, "the engines wrote different bytes"
-    lines = ["| engine | whole, s | once started, shards/s | overhead of a shard |", "|---|--:|--:|--:|"]
+    lines = [
+        "| engine | whole, s | once started, shards/s | overhead of a shard | between two shards, ms |",
+        "|---|--:|--:|--:|--:|",
+    ]
     for engine in arguments.engines:
         whole = statistics.median(result["whole"] for result in found[engine])
         each = statistics.median(result["pace"] for result in found[engine])
         over = [pool["pace"] / mine["pace"] - 1 for pool, mine in zip(found["pool"], found[engine], strict=True)]
         shown = "–" if engine == "pool" else f"{statistics.median(over):+.1%} ({min(over):+.1%} to {max(over):+.1%})"
-        lines.append(f"| `{engine}` | {whole:.1f} | {each:.3f} | {shown} |")
+        between = statistics.median(result["pause"] for result in found[engine])
+        lines.append(f"| `{engine}` | {whole:.1f} | {each:.3f} | {shown} | {between * 1e3:.0f} |")
     text = "\n".join(lines) + "\n"
     print(text, end="")
     if arguments.markdown:

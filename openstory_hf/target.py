@@ -311,17 +311,26 @@ class _Remote(Target):
 
     def publish(self, files: Mapping[str, Path | str]) -> None:
         for name, content in files.items():
-            self._tried(f"writing {name}", partial(self._put, content, name))
+            try:
+                self._tried(f"writing {name}", partial(self._put, content, name))
+            except (FileNotFoundError, NotADirectoryError) as error:  # no such bucket
+                raise BuildError(f"{self.path}/{name} cannot be written: {error}. Choose another --out") from error
             if isinstance(content, Path):
                 content.unlink()
 
     def _put(self, content: Path | str, name: str) -> None:
         fs, path = self._where(name)
-        fs.makedirs(path.rpartition("/")[0], exist_ok=True)  # object stores have no folders, and do nothing
         if isinstance(content, Path):
-            fs.put_file(str(content), path)
+            put = partial(fs.put_file, str(content), path)
         else:
-            fs.pipe_file(path, as_bytes(content))
+            put = partial(fs.pipe_file, path, as_bytes(content))
+        try:
+            put()
+        except (FileNotFoundError, NotADirectoryError):
+            if getattr(fs, "async_impl", False):  # an object store has no folders; it is the bucket that is missing
+                raise
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            put()
 
     def fetch(self, name: str, scratch: Path) -> Path:
         fs, path = self._where(name)
