@@ -227,7 +227,8 @@ def _add_inputs(verb: Any) -> None:
 
 def _range(text: str) -> range:
     first, dash, last = text.partition("-")
-    numbers = range(int(first), int(last if dash else first) + 1)
+    last = last if dash else first
+    numbers = range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else None
     if not numbers:
         raise argparse.ArgumentTypeError("must be like 0-31, with the last number not below the first")
     return numbers

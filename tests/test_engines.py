@@ -172,6 +172,24 @@ def test_what_cannot_be_done_is_refused_with_what_can(raw, tmp_path, options, sa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--engine-option cpus", "--engine-option cpus: write NAME=VALUE"),
+        ("--tasks 5-3", "must be like 0-31"),
+        ("--tasks all", "must be like 0-31"),
+    ],
+)
+def test_words_that_are_no_request_are_wrong_usage(raw, tmp_path, capsys, words, says):
+    command = ["build", "flintstones_sv", "--raw", str(raw), "--out", str(tmp_path / "out"), *words.split()]
+    try:
+        code = cli.main(command)
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    assert re.search(says, capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("out", ["nothing://x/y", "hf://datasets/me", "hf://models/me/x"])
 def test_a_url_nobody_can_write_to_is_refused(raw, out):
     with pytest.raises(UsageError, match=r"choose another --out|hf://datasets/user/name"):

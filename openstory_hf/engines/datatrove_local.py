@@ -67,7 +67,8 @@ def run(job: Job, shards: Sequence[Shard]) -> Iterator[Shard]:
     try:
         while process.exitcode is None:
             wait([process.sentinel], timeout=LOOK)
-            for name in [name for name in left if f"{name}.json" in job.place.names()] if left else ():
+            there = job.place.names()
+            for name in [name for name in left if f"{name}.json" in there]:
                 yield job.finished(left.pop(name))
         if process.exitcode:
             raise BuildError(_why(job, shards, told, process.exitcode))

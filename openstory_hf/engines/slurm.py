@@ -26,7 +26,7 @@ from openstory_hf.engines.submitted import SUBMITTED, in_queue
 from openstory_hf.errors import BuildError, UsageError
 from openstory_hf.estimate import task_memory
 from openstory_hf.plan import Shard
-from openstory_hf.write import WORK
+from openstory_hf.shard import plan_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def run(job: Job, shards: Sequence[Shard]) -> Iterator[Shard]:
             "what it says above, and set --engine-option partition=, qos=, time= or sbatch.NAME= as the cluster asks"
         ) from None
     note = {"engine": "slurm", "job": build.job_id, "finish": finish.job_id, "logs": logs, "at": time.time()}
-    if job.place.size(f"{WORK}/plan-{job.plan.fingerprint}") is not None:  # not finished already
+    if job.place.size(plan_file(job.plan.fingerprint)) is not None:  # not finished already
         job.place.publish({SUBMITTED: json.dumps(note)})
     there = job.place.names()
     yield from (job.finished(shard) for shard in shards if f"{shard.name}.json" in there)
