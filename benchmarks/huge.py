@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from openstory_hf.build import MANIFEST, manifest_text
 from openstory_hf.contents import Entry, contents_file, write_contents
+from openstory_hf.finish import MANIFEST, manifest_text
 from openstory_hf.index import GROUP_ROWS, index_file, index_schema
 from openstory_hf.parquet import ParquetWriter
 from openstory_hf.schema import SCHEMA_VERSION, TABLES

@@ -7,7 +7,7 @@ rows made here are the same whether they are streamed straight from the raw rele
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -200,9 +200,8 @@ def list_units(
         raise SourceError(f"{reject}\n\nFiles the release must have:\n{builder.INFO.tree}") from None
     except _MALFORMED as error:
         raise SourceError(f"{raw.path}: an index file has unexpected content: {reason_of(error)}") from error
-    names = [unit.unit_id for unit in units]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if len({unit.unit_id for unit in units}) != len(units):
+        twice = Counter(unit.unit_id for unit in units).most_common(1)[0][0]
         raise SourceError(f"{raw.path}: two units of split {split} are called {twice!r}")
     return units
 

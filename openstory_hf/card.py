@@ -14,7 +14,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 
@@ -176,7 +175,7 @@ def write(
     """Write `README.md` and `croissant.json` of a built folder, keeping what people wrote into the card.
 
     Args:
-        root: the folder, with its indexes.
+        root: the folder.
         info: facts of the dataset.
         manifest: of the build.
         rejects: the lines of `rejects.jsonl`.
@@ -186,7 +185,7 @@ def write(
     Raises:
         OutputError: if a card is there whose prose cannot be kept.
     """
-    languages = _languages(root, info, manifest)
+    languages = _languages(info, manifest)
     text = render(
         info, manifest, rejects, path=repository or PLACEHOLDER, languages=languages, example=(root / EXAMPLE).exists()
     )
@@ -202,14 +201,9 @@ def write(
     write_whole(root / croissant.CROISSANT, json.dumps(described, ensure_ascii=False, indent=1) + "\n")
 
 
-def _languages(root: Path, info: Info, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+def _languages(info: Info, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     """The languages of the stories, as far as the Hub knows their codes; those of the dataset if rows say none."""
-    found: set[str] = set()
-    for file in manifest["files"]:
-        if file.startswith("stories/"):
-            read = pq.read_table(root / index_file(file), columns=["language"])
-            found |= set(read["language"].unique().to_pylist())
-    return tuple(sorted(code for code in found if is_language(code))) or info.languages
+    return tuple(filter(is_language, manifest["languages"])) or info.languages
 
 
 def render(

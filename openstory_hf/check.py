@@ -22,11 +22,12 @@ from datasets import load_dataset_builder
 from tqdm import tqdm
 
 from openstory_hf import card, croissant, masks, metadata, pictures
-from openstory_hf.build import MANIFEST, REJECTS, row_groups
 from openstory_hf.contents import Entry, contents_file, entry_of
 from openstory_hf.errors import OutputError
+from openstory_hf.finish import MANIFEST, REJECTS
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.index import index_file
+from openstory_hf.parquet import row_groups
 from openstory_hf.references import restore
 from openstory_hf.schema import TABLES
 from openstory_hf.sources import LENGTH, PLACES

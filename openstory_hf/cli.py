@@ -19,19 +19,22 @@ from openstory_hf.errors import OpenStoryError, UsageError
 from openstory_hf.version import __version__
 
 if TYPE_CHECKING:
-    from openstory_hf.build import Progress
     from openstory_hf.plan import Plan
+    from openstory_hf.shard import Progress
+
+
+_WITH_DATASET_OPTIONS = ("build", "plan")
+"""Verbs that leave the dataset's own options to be read once it is known."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.verb != "build":  # `build` leaves the dataset's own options to be read once it is known
+    if rest and arguments.verb not in _WITH_DATASET_OPTIONS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        if arguments.verb == "build":
-            arguments.dataset_options = rest
+        arguments.dataset_options = rest
         with _terminated_as_interrupted():
             return int(arguments.run(arguments) or 0)
     except UsageError as error:
@@ -92,28 +95,48 @@ def _parser() -> argparse.ArgumentParser:
         "Build Parquet shards and a dataset card from a raw release. A killed build continues where it stopped.",
         "build african_storybook --raw asp --out out --languages en fr",
     )
-    build.add_argument("name", help="dataset")
-    build.add_argument("--raw", required=True, help="folder or zip of the raw release")
-    build.add_argument("--out", required=True, type=Path, help="folder to write")
-    build.add_argument("--split", nargs="+", default=[], metavar="SPLIT", help="splits to build (default: all)")
-    build.add_argument("--policy", default="", help="referential-text policy of the stored column")
-    build.add_argument(
-        "--on-error",
-        choices=("raise", "quarantine"),
-        default="raise",
-        help="stop at the first bad record, or leave bad records out and list them in rejects.jsonl",
-    )
-    build.add_argument(
-        "--image-codec",
-        choices=("png", "webp", "jpeg"),
-        default="png",
-        help="of pictures that the release has as raw pixels: png (fast), webp (smallest), jpeg (LOSSY, quality 95); "
-        "encoded ones keep their bytes",
-    )
+    _add_inputs(build)
+    build.add_argument("--out", required=True, help="folder to write, or URL of a place that fsspec can write to")
     build.add_argument("--num-proc", type=_positive, default=1, help="cores to use; changes speed, never a byte")
-    build.add_argument("--shard-mb", type=_positive, default=384, help="size of a shard the plan aims at")
-    build.add_argument("--row-group-mb", type=_positive, default=24, help="size of a row group")
+    build.add_argument(
+        "--engine",
+        choices=("pool", "datatrove-local", "slurm", "ray"),
+        default="pool",
+        help="what builds the shards: the processes of this machine (pool; datatrove-local with datatrove's logs), "
+        "an array job of Slurm, or the nodes of a Ray cluster; changes speed, never a byte",
+    )
+    build.add_argument(
+        "--engine-option",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the engine: for slurm partition, time, cpus, memory (GB), parallel, qos, array, env, logs, "
+        "sbatch.NAME; for ray address, cpus, memory (bytes), retries",
+    )
+    build.add_argument(
+        "--tasks",
+        type=_range,
+        metavar="FIRST-LAST",
+        help="build only these tasks of the plan, counted from 0; whoever builds the last one completes the folder",
+    )
     build.add_argument("--quiet", action="store_true", help="no progress bars")
+    plan = verb(
+        "plan",
+        _plan,
+        "Show what a build will take, before anything is written: shards, tasks, bytes, memory per task.",
+        "plan flintstones_sv --raw raw --shard-mb 256",
+    )
+    _add_inputs(plan)
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    status = verb(
+        "status",
+        _status,
+        "Show how far a build is: shards done, being built and failed, and what to do next.",
+        "status out",
+    )
+    status.add_argument("dir", help="the --out folder or URL of a build")
+    status.add_argument("--json", action="store_true", help="print JSON")
     check = verb(
         "check", _check, "Verify built data: hashes, schema, ids, pictures, masks, offsets, card.", "check out"
     )
@@ -199,6 +222,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_inputs(verb: Any) -> None:
+    """The arguments that decide what is built."""
+    verb.add_argument("name", help="dataset")
+    verb.add_argument("--raw", required=True, help="folder or zip of the raw release")
+    verb.add_argument("--split", nargs="+", default=[], metavar="SPLIT", help="splits to build (default: all)")
+    verb.add_argument("--policy", default="", help="referential-text policy of the stored column")
+    verb.add_argument(
+        "--on-error",
+        choices=("raise", "quarantine"),
+        default="raise",
+        help="stop at the first bad record, or leave bad records out and list them in rejects.jsonl",
+    )
+    verb.add_argument(
+        "--image-codec",
+        choices=("png", "webp", "jpeg"),
+        default="png",
+        help="of pictures that the release has as raw pixels: png (fast), webp (smallest), jpeg (LOSSY, quality 95); "
+        "encoded ones keep their bytes",
+    )
+    verb.add_argument("--shard-mb", type=_positive, default=384, help="size of a shard the plan aims at")
+    verb.add_argument("--row-group-mb", type=_positive, default=24, help="size of a row group")
+
+
+def _range(text: str) -> range:
+    first, dash, last = text.partition("-")
+    last = last if dash else first
+    numbers = range(int(first), int(last) + 1) if first.isdecimal() and last.isdecimal() else None
+    if not numbers:
+        raise argparse.ArgumentTypeError("must be like 0-31, with the last number not below the first")
+    return numbers
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -234,23 +289,24 @@ def _fake(arguments: argparse.Namespace) -> None:
 
 def _build(arguments: argparse.Namespace) -> None:
     builder = catalogue.get(arguments.name)
-    from openstory_hf import build
-    from openstory_hf.builder import DEFAULT_POLICY
+    from openstory_hf import build, finish
 
     manifest = build.build(
         builder,
         arguments.raw,
         arguments.out,
-        splits=arguments.split,
-        options=_dataset_options(arguments.name, builder.INFO.options, arguments.dataset_options),
-        policy=arguments.policy or DEFAULT_POLICY,
-        on_error=arguments.on_error,
-        image_codec=arguments.image_codec,
+        **_inputs(arguments, builder),
         num_proc=arguments.num_proc,
         progress=None if arguments.quiet else _bars,
-        shard_bytes=arguments.shard_mb << 20,
-        row_group_bytes=arguments.row_group_mb << 20,
+        engine=arguments.engine,
+        engine_options=_engine_options(arguments.engine_option),
+        tasks=arguments.tasks,
     )
+    if not manifest:  # the last shards are built by somebody else, or later
+        from openstory_hf import status
+
+        print(status.render(status.status(arguments.out)), end="")
+        return
     print(f"{manifest['title']} in {arguments.out}")
     for split, counts in manifest["splits"].items():
         stories, frames, published = counts["stories"], counts["frames"], counts["published_stories"]
@@ -260,14 +316,61 @@ def _build(arguments: argparse.Namespace) -> None:
             f"{frames['rejected']:,} rejected" + ("" if published is None else f"; published: {published:,} stories")
         )
     if any(counts["stories"]["rejected"] or counts["frames"]["rejected"] for counts in manifest["splits"].values()):
-        print(f"what was left out, and why: {arguments.out / build.REJECTS}")
+        print(f"what was left out, and why: {arguments.out}/{finish.REJECTS}")
 
 
-def _dataset_options(name: str, known: Any, rest: Sequence[str]) -> dict[str, list[str]]:
-    parser = argparse.ArgumentParser(prog=f"openstory build {name}")
+def _inputs(arguments: argparse.Namespace, builder: Any) -> dict[str, Any]:
+    """The arguments of `_add_inputs` as those of `build` and `plan_build`."""
+    from openstory_hf.builder import DEFAULT_POLICY
+
+    return {
+        "splits": arguments.split,
+        "options": _dataset_options(arguments, builder.INFO.options),
+        "policy": arguments.policy or DEFAULT_POLICY,
+        "on_error": arguments.on_error,
+        "image_codec": arguments.image_codec,
+        "shard_bytes": arguments.shard_mb << 20,
+        "row_group_bytes": arguments.row_group_mb << 20,
+    }
+
+
+def _engine_options(given: Sequence[str]) -> dict[str, str]:
+    options = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--engine-option {text}: write NAME=VALUE")
+        options[name] = value
+    return options
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    builder = catalogue.get(arguments.name)
+    import json
+
+    from openstory_hf import estimate
+    from openstory_hf.builder import open_raw
+    from openstory_hf.plan import plan_build
+
+    plan = plan_build(builder, open_raw(builder, arguments.raw), **_inputs(arguments, builder))
+    found = estimate.estimate(plan)
+    print(json.dumps(found.as_dict()) + "\n" if arguments.json else estimate.render(found), end="")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    import json
+
+    from openstory_hf import status
+
+    found = status.status(arguments.dir)
+    print(json.dumps(found.as_dict()) + "\n" if arguments.json else status.render(found), end="")
+
+
+def _dataset_options(arguments: argparse.Namespace, known: Any) -> dict[str, list[str]]:
+    parser = argparse.ArgumentParser(prog=f"openstory {arguments.verb} {arguments.name}")
     for option, facts in known.items():
         parser.add_argument(f"--{option.replace('_', '-')}", nargs="+", default=[], help=facts.help, dest=option)
-    return {option: values for option, values in vars(parser.parse_args(list(rest))).items() if values}
+    return {option: values for option, values in vars(parser.parse_args(arguments.dataset_options)).items() if values}
 
 
 @contextlib.contextmanager

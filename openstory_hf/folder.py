@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from openstory_hf.build import MANIFEST
 from openstory_hf.codecs import CODECS
 from openstory_hf.contents import Contents, contents_file
 from openstory_hf.errors import OutputError, UsageError, reason_of
+from openstory_hf.finish import MANIFEST
 from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
 from openstory_hf.layout import Layout
@@ -176,6 +176,8 @@ def _check_shape(manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"{file} and its index have different rows")
     if not manifest["splits"]:
         raise ValueError("it has no splits")
+    if not all(isinstance(code, str) for code in manifest["languages"]):
+        raise ValueError(f"{manifest['languages']} are not languages")
     for split, counts in manifest["splits"].items():
         for table in TABLES:
             if not all(isinstance(counts[table][name], int) for name in ("seen", "written", "rejected")):

@@ -20,9 +20,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import OfflineModeIsEnabled, validate_repo_id  # type: ignore[attr-defined]
 
 from openstory_hf import card, catalogue
-from openstory_hf.build import REJECTS
 from openstory_hf.check import check, is_executable
 from openstory_hf.errors import OpenStoryError, OutputError, UsageError, reason_of
+from openstory_hf.finish import REJECTS
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.index import FOLDER
 from openstory_hf.info import Info

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from typing import Any
 
 from openstory_hf import codecs
 from openstory_hf.builder import DEFAULT_POLICY, OnError, StoryBuilder, chosen_options, dataset_name, list_units
@@ -62,10 +62,29 @@ class Shard:
         """File name without folder and suffix."""
         return f"{self.split}-{self.index:05d}-of-{self.count:05d}"
 
+    def file(self, table: str) -> str:
+        """The file of a table that it becomes, relative to the folder of the build."""
+        return f"{table}/{self.name}.parquet"
+
+    @property
+    def records(self) -> int:
+        """Source records in it."""
+        return sum(unit.records for unit in self.units)
+
+    @property
+    def size(self) -> int:
+        """Estimated bytes of the pictures it will write."""
+        return sum(unit.size for unit in self.units)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that decides the bytes of a build."""
+    """Everything that decides the bytes of a build.
+
+    `fingerprint` is the SHA-256 of it; shards of a killed build are reused, and those of other builders relied on,
+    only under the same one. The error policy is left out of it: a build that stopped at a bad record may go on under
+    quarantine.
+    """
 
     builder: type[StoryBuilder]
     raw: Raw
@@ -76,13 +95,14 @@ class Plan:
     shards: tuple[Shard, ...]
     row_group_bytes: int = ROW_GROUP_TARGET
     image_codec: str = DEFAULT_CODEC
+    fingerprint: str = ""
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the plan; shards of a killed build are reused only under the same one.
+    def head(self) -> Plan:
+        """The plan without its shards: what a task is told that brings its own shard, however many units there are."""
+        return replace(self, shards=())
 
-        The error policy is left out: a build that stopped at a bad record may go on under quarantine.
-        """
+    def fingerprinted(self) -> Plan:
+        """The plan with its fingerprint; the units are hashed one after another, so that a million need no memory."""
         facts = {
             "schema": SCHEMA_VERSION,
             "tool": __version__,
@@ -92,9 +112,36 @@ class Plan:
             "policy": [self.policy, RULES_VERSION],
             "row_group_bytes": self.row_group_bytes,
             "image_codec": self.image_codec,
-            "shards": [[shard.name, [asdict(unit) for unit in shard.units]] for shard in self.shards],
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        encode = json.JSONEncoder(sort_keys=True).encode
+        digest = hashlib.sha256(encode(facts).encode())
+        for shard in self.shards:
+            digest.update(f"\n{shard.name}".encode())
+            for unit in shard.units:
+                digest.update(b"\n")
+                digest.update(encode(unit_facts(unit)).encode())
+        return replace(self, fingerprint=digest.hexdigest())
+
+
+def unit_facts(unit: Unit) -> list[Any]:
+    """A unit as plain JSON values; the split is that of its shard."""
+    return [unit.unit_id, unit.records, unit.size, unit.data]
+
+
+def dump_shard(shard: Shard) -> str:
+    """A shard as JSON, for a task that finds it in the folder of the build."""
+    units = [unit_facts(unit) for unit in shard.units]
+    return json.dumps({"split": shard.split, "index": shard.index, "count": shard.count, "units": units})
+
+
+def load_shard(text: str | bytes) -> Shard:
+    """The shard that `dump_shard` wrote."""
+    facts = json.loads(text)
+    units = tuple(
+        Unit(unit_id=unit_id, split=facts["split"], records=records, size=size, data=data)
+        for unit_id, records, size, data in facts["units"]
+    )
+    return Shard(split=facts["split"], index=facts["index"], count=facts["count"], units=units)
 
 
 def plan_build(
@@ -141,7 +188,7 @@ def plan_build(
         shards=tuple(shards),
         row_group_bytes=row_group_bytes,
         image_codec=image_codec,
-    )
+    ).fingerprinted()
 
 
 def _split_shards(split: str, units: Sequence[Unit], shard_bytes: int) -> list[Shard]:

@@ -15,9 +15,13 @@ import pyarrow as pa
 from datasets import Features
 
 from openstory_hf.errors import BuildError
+from openstory_hf.identity import identity
 from openstory_hf.index import PartWriter
 from openstory_hf.parquet import ParquetWriter
 from openstory_hf.schema import picture_bytes
+
+WORK = ".build"
+"""The hidden folder of a build that is not finished, in the folder it writes."""
 
 ROW_GROUP_TARGET = 24 << 20
 ROW_GROUP_LIMIT = 32 << 20
@@ -199,10 +203,17 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         BuildError: if the system refuses.
     """
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    work = path.parent / WORK  # where nothing half written is ever left behind
+    temporary = (work if work.is_dir() else path.parent) / f"{path.name}.tmp-{identity()}"
+    make_folder(temporary.parent)
     with writing(path):
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name need not be text
+        temporary.write_bytes(as_bytes(text))
     publish(temporary, path)
+
+
+def as_bytes(text: str) -> bytes:
+    """A text in UTF-8, whatever it holds: the name of a file need not be text."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _sync(path: Path) -> None:

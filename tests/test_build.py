@@ -14,19 +14,19 @@ import pytest
 import yaml
 from datasets import Features, Image, List, Value, load_dataset
 from datasets.utils.metadata import MetadataConfigs
-from filelock import FileLock
 from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openstory_hf.builders.african_storybook import AfricanStorybook, write_book
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
-from openstory_hf import build as build_room
+from openstory_hf import shard as shard_room
 from openstory_hf import write
 from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.errors import BuildError, UsageError
 from openstory_hf.fakes import RawWriter
+from openstory_hf.identity import identity
 from openstory_hf.plan import plan_build
 from openstory_hf.raw import Raw
 from openstory_hf.records import Reject, Unit
@@ -176,7 +176,7 @@ def test_a_refusal_that_says_only_what_is_wrong_is_completed_by_its_unit_and_fil
 
 @pytest.mark.parametrize("good", [None, 2])
 def test_bad_records_in_a_row_are_counted_across_units(tmp_path, monkeypatch, good):
-    monkeypatch.setattr(build_room, "MAX_CONSECUTIVE_REJECTS", 2)
+    monkeypatch.setattr(shard_room, "MAX_CONSECUTIVE_REJECTS", 2)
     writer = RawWriter(tmp_path / "raw")
     write_book(writer, "en/0000_good", ["One."], pictures=2)
     for number in (1, 2, 3, 4):
@@ -231,7 +231,7 @@ def test_threads_within_a_shard_write_the_bytes_of_one_and_stop_at_the_same_reco
 
 def test_a_finished_build_is_left_alone(raw, out, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    monkeypatch.setattr(build_room, "build_shard", None)
+    monkeypatch.setattr(shard_room, "build_shard", None)
     manifest = build(FlintstonesSV, raw, out, on_error="quarantine", **SMALL)
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
@@ -322,19 +322,19 @@ def test_a_killed_worker_is_one_message_and_the_build_can_be_continued(raw, tmp_
 
 def recorded(monkeypatch):
     """The names of the shards built from now on."""
-    names, build_shard = [], build_room.build_shard
+    names, build_shard = [], shard_room.build_shard
 
     def recording(plan, shard, *rest):
         names.append(shard.name)
         return build_shard(plan, shard, *rest)
 
-    monkeypatch.setattr(build_room, "build_shard", recording)
+    monkeypatch.setattr(shard_room, "build_shard", recording)
     return names
 
 
 def interrupt(monkeypatch, shard_name, *args, **options):
     """A build that ends with KeyboardInterrupt before the shard of that name."""
-    build_shard = build_room.build_shard
+    build_shard = shard_room.build_shard
 
     def stopping(plan, shard, *rest):
         if shard.name == shard_name:
@@ -342,15 +342,24 @@ def interrupt(monkeypatch, shard_name, *args, **options):
         return build_shard(plan, shard, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_room, "build_shard", stopping)
+        patch.setattr(shard_room, "build_shard", stopping)
         with pytest.raises(KeyboardInterrupt):
             build(*args, **options)
 
 
-def test_leftovers_of_a_killed_build_are_removed_wherever_they_lie(raw, out, tmp_path, monkeypatch):
+def test_leftovers_of_processes_that_are_gone_are_removed_and_those_of_others_kept(raw, out, tmp_path, monkeypatch):
     interrupt(monkeypatch, SHARDS[1], FlintstonesSV, raw, tmp_path / "out", on_error="quarantine", **SMALL)
-    for leftover in (".build/tmp-1-stories-x", ".build/x.json.tmp-1", "README.md.tmp-1", "manifest.json.tmp-1"):
-        (tmp_path / "out" / leftover).write_text("half")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    work, gone, elsewhere = tmp_path / "out/.build", identity(ended.pid), "node7.0123abcd.1"
+    marks = ("tmp-{}-stories-x", "x.json.tmp-{}", f"{SHARDS[2]}.begun.{{}}", "builder-{}")
+    for builder in (gone, elsewhere, identity()):
+        for mark in marks:
+            (work / mark.format(builder)).write_text("half")
+    interrupt(monkeypatch, SHARDS[1], FlintstonesSV, raw, tmp_path / "out", on_error="quarantine", **SMALL)
+    left = {path.name for path in work.iterdir()}
+    assert not left & {mark.format(gone) for mark in marks}
+    assert {mark.format(elsewhere) for mark in marks} <= left
     build(FlintstonesSV, raw, tmp_path / "out", on_error="quarantine", **SMALL)
     assert tree(tmp_path / "out") == tree(out)
 
@@ -366,28 +375,6 @@ def test_a_finished_shard_that_was_damaged_meanwhile_is_built_again(raw, out, tm
 
 
 # -- one build, one folder ---------------------------------------------------------------------------------
-
-
-def test_a_second_build_into_the_same_folder_is_refused_while_the_first_runs(raw, tmp_path):
-    (tmp_path / "out/.build").mkdir(parents=True)
-    with FileLock(tmp_path / "out/.build/lock"), pytest.raises(BuildError, match="another build is writing to"):
-        build(FlintstonesSV, raw, tmp_path / "out", on_error="quarantine")
-    assert build(FlintstonesSV, raw, tmp_path / "out", on_error="quarantine")
-
-
-def test_the_lock_is_released_by_the_end_of_the_build_and_not_by_the_garbage_collector(raw, tmp_path, monkeypatch):
-    locks = []
-
-    class Kept(FileLock):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            locks.append(self)
-
-    monkeypatch.setattr(build_room, "FileLock", Kept)
-    with pytest.raises(BuildError):
-        build(FlintstonesSV, raw, tmp_path / "out")
-    build(FlintstonesSV, raw, tmp_path / "out", on_error="quarantine")
-    assert [lock.is_locked for lock in locks] == [False, False]
 
 
 @pytest.mark.parametrize("finished", [True, False])

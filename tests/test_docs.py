@@ -98,7 +98,7 @@ def run_page(path):
 
 @pytest.mark.parametrize("page", EXECUTED)
 def test_code_runs_and_prints_what_the_page_shows(page, tmp_path):
-    for needed in ("datasets", "torch", "torchdata", "transformers", "trl"):
+    for needed in ("datasets", "datatrove", "torch", "torchdata", "transformers", "trl"):
         pytest.importorskip(needed, reason=f"{needed} is not installed: pip install 'openstory_hf[test]'")
     from openstory_hf.testing import LocalHub
 

@@ -17,9 +17,10 @@ from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
 from benchmarks import huge
 from openstory_hf import order, schedule
-from openstory_hf.build import build, manifest_text
+from openstory_hf.build import build
 from openstory_hf.contents import Contents, Entry, contents_file, write_contents
 from openstory_hf.fakes import RawWriter
+from openstory_hf.finish import manifest_text
 from openstory_hf.folder import BuiltFolder, Index
 from openstory_hf.index import GROUP_ROWS, index_file
 from openstory_hf.layout import Layout

@@ -150,6 +150,10 @@ class Raw:
         """
         return self._size(name) or 0
 
+    def total_size(self) -> int:
+        """Bytes of all files, unpacked."""
+        return sum(self._listing().values())
+
     def locate(self, *markers: str) -> Raw | None:
         """The shallowest folder that holds one of the marker files, wherever an archive nested it."""
         best: str | None = None

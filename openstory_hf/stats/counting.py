@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
 
-from openstory_hf.build import REJECTS
 from openstory_hf.errors import OutputError
+from openstory_hf.finish import REJECTS
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.rows import RowReader
 from openstory_hf.sources import PLACES, picture_source

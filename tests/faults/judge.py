@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from sound_releases import Damaged, builder_of
 
-from openstory_hf.build import REJECTS, build
+from openstory_hf.build import build
 from openstory_hf.errors import BuildError, OpenStoryError
+from openstory_hf.finish import REJECTS
 
 
 @dataclass(frozen=True)

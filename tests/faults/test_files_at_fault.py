@@ -20,8 +20,9 @@ from judge import Fault, Kept, LeftOut, Stops, judge, parametrize, rows_of
 from openstory_hf.builders import clevr_sv
 from sound_releases import Damaged, builder_of
 
-from openstory_hf.build import REJECTS, build
+from openstory_hf.build import build
 from openstory_hf.errors import BuildError
+from openstory_hf.finish import REJECTS
 
 # -- what is done to a file ---------------------------------------------------------------------------------
 

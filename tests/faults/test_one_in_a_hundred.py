@@ -10,8 +10,9 @@ from openstory_hf.builders import flintstones_sv, openstory_pp, pororo_sv, vist
 from sound_releases import Damaged
 
 from openstory_hf import catalogue
-from openstory_hf.build import REJECTS, build
+from openstory_hf.build import build
 from openstory_hf.fakes import scene
+from openstory_hf.finish import REJECTS
 from openstory_hf.forms.strips import write_index
 
 BROKEN = (50, 150, 250)
