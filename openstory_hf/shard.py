@@ -150,9 +150,13 @@ def _result(plan: Plan, text: bytes | None) -> ShardResult | None:
     if facts is None or facts.pop("plan", None) != plan.fingerprint:
         return None
     facts.pop("took", None)
-    if facts["rejects"] and plan.on_error == "raise":
+    try:
+        result = ShardResult(**{**facts, "tally": Tally(**facts["tally"])})
+    except (KeyError, TypeError):
+        return None  # not as this version writes it
+    if result.rejects and plan.on_error == "raise":
         return None  # build it again, to stop where the user asked to stop
-    return ShardResult(**{**facts, "tally": Tally(**facts["tally"])})
+    return result
 
 
 @dataclass
