@@ -72,6 +72,7 @@ def write(folder: Path, *, shards: int, groups: int, rows: int, picture_bytes: i
         "title": "Synthetic",
         "referential_text": {"policy": "grammatical", "rules_version": "1"},
         "characters": [],
+        "languages": ["en"],
         "splits": {"train": {"published_stories": None, "stories": count, "frames": frames}},
         "files": {name: {**table, "sha256": f"{number:064x}"} for number, name in enumerate(names)},
         "index": {index_file(name): {**index, "sha256": f"{number:064x}"} for number, name in enumerate(names)},

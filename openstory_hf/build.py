@@ -126,7 +126,7 @@ def build(
             there = place.names()
             if all(f"{shard.name}.json" in there for shard in plan.shards):
                 return finish(plan, place)
-    except BuildError:
+    except (BuildError, OSError):
         if (manifest := finished(plan, place)) is not None:  # another builder was faster, and has cleared up
             return manifest
         raise

@@ -75,8 +75,7 @@ def _write_contents(plan: Plan, place: Target, scratch: Path, root: Path) -> dic
             name = contents_file(table, split)
             temporary = scratch / f"tmp-{identity()}-{table}-{split}-contents"
             with writing(temporary):
-                rows = write_contents(temporary, entries)
-            made[name] = {"rows": rows, **file_facts(temporary)}
+                made[name] = {"rows": write_contents(temporary, entries), **file_facts(temporary)}
             publish(temporary, root / name)
     return made
 
