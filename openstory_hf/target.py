@@ -41,6 +41,10 @@ T = TypeVar("T")
 _PAUSES = (0.5, 2.0, 8.0, 30.0)
 """Seconds before a step that failed on a network is tried again; the clients of most stores retry besides."""
 
+_CLEARINGS = 8
+"""How often the files of a build are removed: another builder may leave one just now, or remove them as well, and then
+what was listed is no longer there."""
+
 
 def target(out: str | os.PathLike[str] | Target) -> Target:
     """The place of that path or URL.
@@ -221,7 +225,7 @@ class _Local(Target):
                 (self.root / name).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        for _ in range(3):  # another builder of the same plan may leave something just now
+        for _ in range(_CLEARINGS):
             shutil.rmtree(self.root / WORK, ignore_errors=True)
             if not (self.root / WORK).exists():
                 return
@@ -349,8 +353,16 @@ class _Remote(Target):
 
     def clear(self) -> None:
         fs, path = self._where(WORK)
-        with contextlib.suppress(FileNotFoundError):
-            self._tried("removing the files of the build", lambda: fs.rm(path, recursive=True))
+
+        def gone() -> bool:
+            fs.invalidate_cache()
+            return not fs.exists(path)
+
+        for _ in range(_CLEARINGS):
+            with contextlib.suppress(FileNotFoundError):
+                self._tried("removing the files of the build", lambda: fs.rm(path, recursive=True))
+            if self._tried("looking for the files of the build", gone):
+                return
 
 
 class _Hub(_Remote):
