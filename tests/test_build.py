@@ -17,6 +17,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interrupted import interrupt
 from openstory_hf.builders.african_storybook import AfricanStorybook, write_book
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
@@ -330,21 +331,6 @@ def recorded(monkeypatch):
 
     monkeypatch.setattr(shard_room, "build_shard", recording)
     return names
-
-
-def interrupt(monkeypatch, shard_name, *args, **options):
-    """A build that ends with KeyboardInterrupt before the shard of that name."""
-    build_shard = shard_room.build_shard
-
-    def stopping(plan, shard, *rest):
-        if shard.name == shard_name:
-            raise KeyboardInterrupt
-        return build_shard(plan, shard, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shard_room, "build_shard", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            build(*args, **options)
 
 
 def test_leftovers_of_processes_that_are_gone_are_removed_and_those_of_others_kept(raw, out, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from held_stories import HOLD, HeldStories
+from interrupted import interrupt
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
 from openstory_hf import catalogue, cli, engines, status
@@ -81,21 +82,6 @@ def broken(tmp_path_factory):
     clip = folder / "video_frames_sampled/s_01_e_02_shot_000300_000374.npy"
     clip.write_bytes(clip.read_bytes()[:-10])
     return folder
-
-
-def interrupt_at(monkeypatch, name, *args, **options):
-    """A build that ends with KeyboardInterrupt before the shard of that name."""
-    build_shard = shard_room.build_shard
-
-    def stopping(plan, shard, *rest):
-        if shard.name == name:
-            raise KeyboardInterrupt
-        return build_shard(plan, shard, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shard_room, "build_shard", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            build(*args, **options)
 
 
 CLI = """
@@ -291,7 +277,7 @@ def test_two_machines_that_run_the_same_command_at_the_same_time(raw, expected, 
 
 def test_a_builder_leaves_a_shard_that_another_is_at_for_the_end(raw, expected, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    interrupt_at(monkeypatch, SHARDS[0], FlintstonesSV, raw, out, **SMALL)
+    interrupt(monkeypatch, SHARDS[0], FlintstonesSV, raw, out, **SMALL)
     (out / f".build/{SHARDS[1]}.begun.node7.0123abcd.9").write_text("{}")
     names = recorded(monkeypatch)
     build(FlintstonesSV, raw, out, **SMALL)
@@ -344,7 +330,7 @@ def test_a_build_into_an_object_store_has_the_bytes_of_a_local_one(raw, expected
 
 
 def test_a_remote_build_continues_from_its_markers_and_refuses_another_plan(raw, expected, memory, monkeypatch):
-    interrupt_at(monkeypatch, SHARDS[3], FlintstonesSV, raw, memory, **SMALL)
+    interrupt(monkeypatch, SHARDS[3], FlintstonesSV, raw, memory, **SMALL)
     found = status.status(memory)
     assert (found.done, found.total, dict(found.running)) == (3, 5, {})
     with pytest.raises(BuildError, match=r"memory://.* of other inputs.*choose another --out"):
