@@ -16,11 +16,14 @@ from openstory_hf.references import POLICIES, rewrite
 from openstory_hf.schema import TABLES
 from openstory_hf.sources import PLACES, Place
 
-FrameChoice = Literal["middle", "random", "all"] | int
+FrameChoice = Literal["middle", "random", "random-per-epoch", "all"] | int
 Images = Callable[[int, Place], dict[str, Any]]
 """Gives the stored picture of a place in a file."""
 
 CAPTIONS = ("original", "referential", "random")
+RANDOM = ("random", "random-per-epoch")
+"""Choices of pictures that are drawn: for each story, or for each frame and all stories of an epoch that have it."""
+
 ADDED = ("texts", "draw")
 """Columns that reading adds to those of `schema.STORIES`."""
 
@@ -105,7 +108,12 @@ class Assembly:
         return self._finished(story, draw)
 
     def from_frames(
-        self, rows: Sequence[Mapping[str, Any]], story_id: str, images: Images, draw: int
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        story_id: str,
+        images: Images,
+        draw: int,
+        of_frames: tuple[int, int],
     ) -> dict[str, Any]:
         """Rows of `frames` as a story.
 
@@ -113,7 +121,9 @@ class Assembly:
             rows: of consecutive frames: the columns `needed`, and the places of the pictures.
             story_id: of a published story; else "" for one that names the window.
             images: gives the pictures.
-            draw: the random number of the story, which decides about random pictures.
+            draw: the random number of the story.
+            of_frames: the random number that decides about random pictures, and the place that the first frame has
+                among those it decides about.
 
         Raises:
             UsageError: if a frame has no picture of the number asked for.
@@ -125,7 +135,7 @@ class Assembly:
         }
         story |= {name: first[name] for name in _OF_FIRST if name in first}
         story |= {name: [row[of] for row in rows] for name, of in _OF_FRAME.items() if of in first}
-        chosen = [self._chosen(row, draw, at) for at, row in enumerate(rows)]
+        chosen = [self._chosen(row, of_frames, at) for at, row in enumerate(rows)]
         if "instances" in first:
             story["instances"] = [
                 list(row["instances"]) if number is None else row["instances"][number]
@@ -143,15 +153,16 @@ class Assembly:
             ]
         return self._finished(self._rewritten(story, self.policy), draw)
 
-    def _chosen(self, row: Mapping[str, Any], draw: int, at: int) -> int | None:
-        """Which picture of a frame, None for all; random ones depend on (seed, epoch, story, frame) alone."""
+    def _chosen(self, row: Mapping[str, Any], of_frames: tuple[int, int], at: int) -> int | None:
+        """Which picture of a frame, None for all."""
         choice, count = self.frame, len(row["pictures"])
         if choice == "all":
             return None
         if choice == "middle":
             return int(row["key_image"])
-        if choice == "random":
-            return pick(draw, at, count)
+        if choice in RANDOM:
+            draw, first = of_frames
+            return pick(draw, first + at, count)
         if int(choice) >= count:
             raise UsageError(f"frame={choice}, but {row['frame_id']} has {count} pictures, numbered from 0")
         return int(choice)

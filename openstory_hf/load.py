@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from openstory_hf import order
-from openstory_hf.assemble import ADDED, CAPTIONS, Assembly, FrameChoice
+from openstory_hf.assemble import ADDED, CAPTIONS, RANDOM, Assembly, FrameChoice
 from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.forecast import Forecast, forecast, shares
@@ -80,7 +80,9 @@ def load_stories(
             otherwise windows are cut inside the published stories.
         stride: frames between the starts of successive windows; only with `length`.
         frame: which picture of a frame that has several: "middle" (the one published stories show), "random" (drawn
-            anew each epoch), a number, or "all" (then `images` and `instances` have one list per frame).
+            for each story, anew each epoch), "random-per-epoch" (drawn for each frame, anew each epoch: windows that
+            share a frame show the same picture of it, so a collator with `cache_mb` decodes one where "random" has it
+            decode three), a number, or "all" (then `images` and `instances` have one list per frame).
         captions: what the added column `texts` holds: "original", "referential" (the stored policy), "random" (one of
             these two for each story, drawn anew each epoch), or the name of a policy. Windows are rewritten as they
             are cut: the first frame of each keeps its names.
@@ -142,7 +144,7 @@ class StoryStream(ElasticStream):
             key_only=request.frame == "middle",
             where=request.where,
         )
-        if selection.table == "stories" and request.frame not in ("middle", "random", "all", 0):
+        if selection.table == "stories" and request.frame not in ("middle", *RANDOM, "all", 0):
             raise UsageError(f"frame={request.frame}, but frames of {request.path} have one picture, number 0")
         layout = folder.layout(selection.table, request.split)
         self.schedule = Schedule(layout, selection, request.shuffle, request.seed)
@@ -210,9 +212,10 @@ class StoryStream(ElasticStream):
         """
         for start in range(0, len(numbers), SEGMENT):
             part = numbers[start : start + SEGMENT]
-            yield from self._segment(part, order.draws(part, self.request.seed, epoch, lap))
+            drawn = order.draws(part, self.request.seed, epoch, lap)
+            yield from self._segment(part, drawn, order.picture_draw(self.request.seed, epoch, lap))
 
-    def _segment(self, numbers: Ints, drawn: Ints) -> Iterator[dict[str, Any]]:
+    def _segment(self, numbers: Ints, drawn: Ints, of_epoch: int) -> Iterator[dict[str, Any]]:
         selection, assembly, folder = self.schedule.selection, self._assembly, self._folder
         reads = self.schedule.reads(numbers)
         index, scattered = folder.index(selection.table, self.request.split), self.request.shuffle == "full"
@@ -223,6 +226,7 @@ class StoryStream(ElasticStream):
         runs = enumerate(zip(reads.first.tolist(), reads.stop.tolist(), strict=True))
         source = picture_source(index, runs, scattered=scattered)
         left = np.bincount(reads.run).tolist()
+        for_all = self.request.frame == "random-per-epoch"
         try:
             for number, first, count, begin, end, run, draw in _in_python(numbers, reads, drawn):
                 if assembly.with_pictures:
@@ -234,7 +238,8 @@ class StoryStream(ElasticStream):
                 else:
                     published = selection.published(number)
                     story_id = "" if published is None else ids.get(published)["story_id"]
-                    yield assembly.from_frames(found, story_id, images, draw)
+                    of_frames = (of_epoch, first) if for_all else (draw, 0)
+                    yield assembly.from_frames(found, story_id, images, draw, of_frames)
                 left[run] -= 1
                 if not left[run] and assembly.with_pictures:
                     source.leave(run)
@@ -254,8 +259,8 @@ def _check(request: Request) -> None:
     known = (*CAPTIONS, *POLICIES)
     if request.captions not in known:
         raise UsageError(f"captions={request.captions!r} is not one of {', '.join(known)}")
-    if not (request.frame in ("middle", "random", "all") or _is_number(request.frame)):
-        raise UsageError(f'frame={request.frame!r} is not "middle", "random", "all" or a number from 0')
+    if not (request.frame in ("middle", *RANDOM, "all") or _is_number(request.frame)):
+        raise UsageError(f'frame={request.frame!r} is not "middle", {", ".join(map(repr, RANDOM))}, "all" or a number from 0')
     if (request.length is not None and request.length < 1) or request.stride < 1:
         raise UsageError(f"length={request.length} and stride={request.stride} must be at least 1")
     shuffle = request.shuffle

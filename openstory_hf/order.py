@@ -49,7 +49,7 @@ FAR, FEW, MANY = 0.32, 32, 100_000
 """More than a few things are moved by this share of their number on average; 1/3 is what chance would give, and gives
 with many."""
 
-_SHUFFLE, _DRAW = 1, 2
+_SHUFFLE, _DRAW, _PICTURE = 1, 2, 3
 _FILES = 256
 """Files that are cut into blocks in one go."""
 _TURNS, _CELLS = 1 << 16, 1 << 20
@@ -234,8 +234,16 @@ def _permutation(draw: np.random.Generator, count: int) -> NDArray[np.integer]:
 
 def draws(stories: Ints, seed: int, epoch: int, lap: int = 0) -> Ints:
     """A random number below 2**63 for each story, the same wherever the story stands in the order: int64 (S,)."""
-    salt = int(np.random.default_rng([_DRAW, seed, epoch, lap]).integers(2**63))
-    return np.asarray(_mixed(stories, salt) >> np.uint64(1), np.int64)
+    return np.asarray(_mixed(stories, _salt(_DRAW, seed, epoch, lap)) >> np.uint64(1), np.int64)
+
+
+def picture_draw(seed: int, epoch: int, lap: int = 0) -> int:
+    """A random number below 2**63, with which `pick` chooses the picture of each frame for all stories of an epoch."""
+    return _salt(_PICTURE, seed, epoch, lap)
+
+
+def _salt(purpose: int, seed: int, epoch: int, lap: int) -> int:
+    return int(np.random.default_rng([purpose, seed, epoch, lap]).integers(2**63))
 
 
 def _mixed(numbers: Ints, salt: int) -> NDArray[np.uint64]:
@@ -247,7 +255,7 @@ def _mixed(numbers: Ints, salt: int) -> NDArray[np.uint64]:
 
 
 def pick(draw: int, place: int, count: int) -> int:
-    """A number below `count` for a place of a story: one step of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    """A number below `count` for a place, of a story or of the table: one step of SplitMix64 (Steele et al., OOPSLA 2014)."""
     mixed = (draw + (place + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF

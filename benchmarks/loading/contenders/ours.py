@@ -12,6 +12,7 @@ from openstory_hf.builders.openstory_pp import OpenstoryPP
 
 from benchmarks.loading.pixels import GRID, Batch
 from benchmarks.loading.source import LENGTH, Source, Stories
+from openstory_hf.assemble import FrameChoice
 from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.codecs import encode_png
@@ -42,10 +43,12 @@ class Epochs:
         return iter(self.loader)
 
 
-def windows(source: Source, folder: Path, workers: int, *, masks: bool = False) -> Epochs:
+def windows(
+    source: Source, folder: Path, workers: int, *, frame: FrameChoice = "random-per-epoch", masks: bool = False
+) -> Epochs:
     """All windows, with a random picture of each clip."""
     columns = ("images", "captions", *(("instances",) if masks else ()))
-    stories = load_stories(str(folder), length=LENGTH, frame="random", shuffle=True, columns=columns)
+    stories = load_stories(str(folder), length=LENGTH, frame=frame, shuffle=True, columns=columns)
     grid = (GRID, GRID) if masks else None
     collate = StoryTensorCollator(image_size=128, keep_captions=True, cache_mb=64, mask_grid=grid)
     return Epochs(StoryLoader(stories, collate, 16, num_workers=workers))
@@ -59,4 +62,11 @@ def published(source: Stories, folder: Path, workers: int) -> Epochs:
 
 
 WRITE = {"openstory": partial(write, builder=FlintstonesSV), "openstory-pp": partial(write, builder=OpenstoryPP)}
-LOAD = {"ours": windows, "ours-masks": partial(windows, masks=True), "ours-published": published}
+LOAD = {
+    "ours": windows,
+    "ours-per-story": partial(windows, frame="random"),
+    "ours-masks": partial(windows, masks=True),
+    "ours-masks-per-story": partial(windows, frame="random", masks=True),
+    "ours-per-story-unmasked": partial(windows, frame="random"),
+    "ours-published": published,
+}
