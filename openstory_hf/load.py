@@ -260,7 +260,9 @@ def _check(request: Request) -> None:
     if request.captions not in known:
         raise UsageError(f"captions={request.captions!r} is not one of {', '.join(known)}")
     if not (request.frame in ("middle", *RANDOM, "all") or _is_number(request.frame)):
-        raise UsageError(f'frame={request.frame!r} is not "middle", {", ".join(map(repr, RANDOM))}, "all" or a number from 0')
+        raise UsageError(
+            f'frame={request.frame!r} is not "middle", {", ".join(map(repr, RANDOM))}, "all" or a number from 0'
+        )
     if (request.length is not None and request.length < 1) or request.stride < 1:
         raise UsageError(f"length={request.length} and stride={request.stride} must be at least 1")
     shuffle = request.shuffle

@@ -255,7 +255,7 @@ def _mixed(numbers: Ints, salt: int) -> NDArray[np.uint64]:
 
 
 def pick(draw: int, place: int, count: int) -> int:
-    """A number below `count` for a place, of a story or of the table: one step of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    """A number below `count` for a place of a story or table: one step of SplitMix64 (Steele et al., OOPSLA 2014)."""
     mixed = (draw + (place + 1) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF

@@ -222,6 +222,34 @@ def test_random_pictures_are_a_function_of_seed_and_epoch(out):
     assert [paths for stream in two for paths in pictures_of(stream)] == first
 
 
+def test_windows_of_an_epoch_show_the_same_random_picture_of_a_frame(out):
+    def shown(stream):
+        pairs = [(row["frame_ids"], [image["path"] for image in row["images"]]) for row in stream]
+        return {(frame, path) for frames, paths in pairs for frame, path in zip(frames, paths, strict=True)}
+
+    stream = load_stories(out, length=3, frame="random-per-epoch", shuffle=True)
+    first = shown(stream)
+    assert len(first) == len({frame for frame, _ in first})  # of a frame one picture, in all its windows
+    assert len({path[-5] for _, path in first}) > 1  # frames draw by themselves
+    assert (
+        shown(load_stories(out, length=2, frame="random-per-epoch")) >= first
+    )  # whatever the windows and their order
+    assert shown(load_stories(out, length=3, frame="random-per-epoch", seed=1)) != first
+    drawn = set(first)
+    for epoch in range(1, 40):
+        stream.set_epoch(epoch)
+        drawn |= shown(stream)
+    every = {
+        (frame, image["path"])
+        for row in load_stories(out, length=3, frame="all")
+        for frame, images in zip(row["frame_ids"], row["images"], strict=True)
+        for image in images
+    }
+    assert drawn == every
+    two = [load_stories(out, length=3, frame="random-per-epoch", shuffle=True, rank=r, world_size=2) for r in (0, 1)]
+    assert shown(two[0]) | shown(two[1]) == first
+
+
 def test_decode_gives_the_pictures_themselves(out):
     def pixels(data):
         return np.asarray(Image.open(io.BytesIO(data["bytes"])))

@@ -66,7 +66,5 @@ LOAD = {
     "ours": windows,
     "ours-per-story": partial(windows, frame="random"),
     "ours-masks": partial(windows, masks=True),
-    "ours-masks-per-story": partial(windows, frame="random", masks=True),
-    "ours-per-story-unmasked": partial(windows, frame="random"),
     "ours-published": published,
 }
