@@ -81,8 +81,7 @@ def load_stories(
         stride: frames between the starts of successive windows; only with `length`.
         frame: which picture of a frame that has several: "middle" (the one published stories show), "random" (drawn
             for each story, anew each epoch), "random-per-epoch" (drawn for each frame, anew each epoch: windows that
-            share a frame show the same picture of it, so a collator with `cache_mb` decodes one where "random" has it
-            decode three), a number, or "all" (then `images` and `instances` have one list per frame).
+            share a frame show the same picture of it, which a collator with `cache_mb` decodes once), a number, or "all" (then `images` and `instances` have one list per frame).
         captions: what the added column `texts` holds: "original", "referential" (the stored policy), "random" (one of
             these two for each story, drawn anew each epoch), or the name of a policy. Windows are rewritten as they
             are cut: the first frame of each keeps its names.
@@ -260,9 +259,8 @@ def _check(request: Request) -> None:
     if request.captions not in known:
         raise UsageError(f"captions={request.captions!r} is not one of {', '.join(known)}")
     if not (request.frame in ("middle", *RANDOM, "all") or _is_number(request.frame)):
-        raise UsageError(
-            f'frame={request.frame!r} is not "middle", {", ".join(map(repr, RANDOM))}, "all" or a number from 0'
-        )
+        names = ", ".join(f'"{name}"' for name in ("middle", *RANDOM, "all"))
+        raise UsageError(f"frame={request.frame!r} is not {names} or a number from 0")
     if (request.length is not None and request.length < 1) or request.stride < 1:
         raise UsageError(f"length={request.length} and stride={request.stride} must be at least 1")
     shuffle = request.shuffle

@@ -75,8 +75,10 @@ class Table:
 
 
 CLIPS = (
-    Contender("ours", "openstory_hf, pictures drawn for each epoch", "ours", "openstory"),
-    Contender("ours-per-story", "openstory_hf, pictures drawn for each story", "ours", "openstory"),
+    Contender("ours", "openstory_hf", "ours", "openstory"),
+    Contender(
+        "ours-per-epoch", "openstory_hf, one picture of a clip for all windows of an epoch", "ours", "openstory"
+    ),
     Contender("hdf5", "AR-LDM: HDF5, a PNG strip of 5 pictures per clip, per window", "hdf5", "hdf5"),
     Contender("npy", "StoryGPT-V: one `.npy` per clip", "npy", "release"),
     Contender("npy-mapped", "StoryGPT-V: `.npy`, memory-mapped", "npy", "release"),

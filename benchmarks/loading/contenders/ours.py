@@ -44,7 +44,7 @@ class Epochs:
 
 
 def windows(
-    source: Source, folder: Path, workers: int, *, frame: FrameChoice = "random-per-epoch", masks: bool = False
+    source: Source, folder: Path, workers: int, *, frame: FrameChoice = "random", masks: bool = False
 ) -> Epochs:
     """All windows, with a random picture of each clip."""
     columns = ("images", "captions", *(("instances",) if masks else ()))
@@ -64,7 +64,7 @@ def published(source: Stories, folder: Path, workers: int) -> Epochs:
 WRITE = {"openstory": partial(write, builder=FlintstonesSV), "openstory-pp": partial(write, builder=OpenstoryPP)}
 LOAD = {
     "ours": windows,
-    "ours-per-story": partial(windows, frame="random"),
+    "ours-per-epoch": partial(windows, frame="random-per-epoch"),
     "ours-masks": partial(windows, masks=True),
     "ours-published": published,
 }
