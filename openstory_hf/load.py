@@ -81,8 +81,8 @@ def load_stories(
         stride: frames between the starts of successive windows; only with `length`.
         frame: which picture of a frame that has several: "middle" (the one published stories show), "random" (drawn
             for each story, anew each epoch), "random-per-epoch" (drawn for each frame, anew each epoch: windows that
-            share a frame show the same picture of it, which a collator with `cache_mb` decodes once), a number, or "all"
-            (then `images` and `instances` have one list per frame).
+            share a frame show the same picture of it, which a collator with `cache_mb` decodes once), a number, or
+            "all" (then `images` and `instances` have one list per frame).
         captions: what the added column `texts` holds: "original", "referential" (the stored policy), "random" (one of
             these two for each story, drawn anew each epoch), or the name of a policy. Windows are rewritten as they
             are cut: the first frame of each keeps its names.
