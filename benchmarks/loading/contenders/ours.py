@@ -50,7 +50,7 @@ def windows(
     columns = ("images", "captions", *(("instances",) if masks else ()))
     stories = load_stories(str(folder), length=LENGTH, frame=frame, shuffle=True, columns=columns)
     grid = (GRID, GRID) if masks else None
-    collate = StoryTensorCollator(image_size=128, keep_captions=True, cache_mb=64, mask_grid=grid)
+    collate = StoryTensorCollator(image_size=128, keep_captions=True, cache_mb=48, mask_grid=grid)
     return Epochs(StoryLoader(stories, collate, 16, num_workers=workers))
 
 
