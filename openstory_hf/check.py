@@ -170,9 +170,10 @@ def _check_contents(
         yield f"{name}: {problem}"
         return
     try:
-        pairs: list[tuple[Any, list[Any]]] = [(folder.runs(table, split), [entry.runs for entry in entries])]
+        with folder.contents(table, split) as contents:
+            pairs: list[tuple[Any, list[Any]]] = [(contents.all_runs(), [entry.runs for entry in entries])]
         if table == "stories" and folder.files("frames", split):
-            first = folder.layout("frames", split).files
+            first = folder.first_rows("frames", split)
             starts, _ = folder.published(split)
             pairs.append((starts, [entry.starts + row for entry, row in zip(entries, first, strict=False)]))
         if not all(np.array_equal(here, np.concatenate(expected)) for here, expected in pairs):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +16,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from openstory_hf.index import FOLDER
-from openstory_hf.layout import Layout
 from openstory_hf.parquet import ParquetWriter
 
 Ints = NDArray[np.int64]
 
 SCHEMA = pa.schema([(name, pa.list_(pa.int64())) for name in ("runs", "starts")])
 
-ENTRIES = 256
-"""Files in a row group of the contents."""
+ENTRIES, RUNS = 256, 1 << 17
+"""Files in a row group of the contents, and runs after which it has no further file."""
 
 
 def contents_file(table: str, split: str) -> str:
@@ -94,11 +92,13 @@ def write_contents(path: Path, entries: Iterable[Entry]) -> int:
         path, SCHEMA, compression="zstd", use_dictionary=False, column_encoding=delta, write_statistics=False
     ) as writer:
         waiting: list[Entry] = []
+        runs = 0
         for entry in entries:
             waiting.append(entry)
-            if len(waiting) == ENTRIES:
+            runs += len(entry.runs)
+            if len(waiting) == ENTRIES or runs >= RUNS:
                 written += _write(writer, waiting)
-                waiting = []
+                waiting, runs = [], 0
         written += _write(writer, waiting)
     return written
 
@@ -116,54 +116,77 @@ def _lists(values: Sequence[Ints]) -> pa.Array:
 
 
 class Contents:
-    """The contents of a table and split.
+    """The contents of a table and split. There may be tens of millions of runs, so a row group is read at a time.
 
     Args:
-        layout: of the table.
+        table: which one.
+        files: first row of each file of the table, and behind the last one the number of rows, (F + 1,).
         source: the bytes of the contents.
+
+    Attributes:
+        rows: of the table before each row group of the contents, and behind the last one, (G + 1,).
 
     Raises:
         ValueError, pa.ArrowException: if they are not the contents of such a table.
     """
 
-    def __init__(self, layout: Layout, source: Any) -> None:
-        self.layout = layout
-        self._file = pq.ParquetFile(source)
-        if self._file.schema_arrow.names != SCHEMA.names or self._file.metadata.num_rows != len(layout.files) - 1:
-            raise ValueError(f"it describes {self._file.metadata.num_rows} files of {len(layout.files) - 1}")
+    def __init__(self, table: str, files: Ints, source: pa.Buffer) -> None:
+        self._table, self._files, self._source = table, files, source
+        with pq.ParquetFile(source) as file:
+            names, metadata = file.schema_arrow.names, file.metadata
+        if names != SCHEMA.names or metadata.num_rows != len(files) - 1:
+            raise ValueError(f"it describes {metadata.num_rows} files of {len(files) - 1}")
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._first_file = np.cumsum([0, *counts])
+        self.rows = files[self._first_file]
 
-    def _column(self, name: str) -> tuple[NDArray[np.int32], Ints]:
-        """The numbers of all files one behind the other, and where those of each file begin, (F + 1,)."""
-        values, ends = [np.zeros(0, np.int32)], [0]
-        for batch in self._file.iter_batches(batch_size=ENTRIES, columns=[name], use_threads=False):
-            lists = batch.column(0)
-            values.append(lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32))
-            ends += (ends[-1] + np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))).tolist()
-        return np.concatenate(values), np.array(ends, np.int64)
+    def __len__(self) -> int:
+        return len(self.rows) - 1
 
-    def runs(self) -> NDArray[np.int32]:
-        """The runs of all files, see `Entry`; int32, since there may be tens of millions.
+    def _read(self, group: int, name: str) -> tuple[NDArray[np.int32], Ints]:
+        """The numbers of the files of a row group one behind the other, and where those of each begin, (F + 1,)."""
+        # opened each time, so that this can be pickled and read by several threads
+        with pq.ParquetFile(self._source) as file:
+            lists = file.read_row_group(group, columns=[name], use_threads=False).column(0).combine_chunks()
+        counts = lists.value_lengths().to_numpy(zero_copy_only=False)
+        values = lists.flatten().to_numpy(zero_copy_only=False)
+        return values.astype(np.int32), np.cumsum([0, *counts.tolist()])
+
+    def runs(self, group: int) -> NDArray[np.int32]:
+        """The runs of the files of a row group, see `Entry`.
 
         Raises:
             ValueError: if they are not those of the table.
         """
-        runs, ends = self._column("runs")
-        is_frames = (ends != self.layout.files).any()
-        sums = np.concatenate([[0], np.cumsum(runs, dtype=np.int64)])[ends]
-        if runs.min(initial=1) < 1 or (is_frames and (sums != self.layout.files).any()):
+        runs, ends = self._read(group, "runs")
+        found = ends if self._table == "stories" else np.cumsum(np.append(0, runs), dtype=np.int64)[ends]
+        first, stop = self._first_file[group : group + 2]
+        if runs.min(initial=1) < 1 or (found != self._files[first : stop + 1] - self.rows[group]).any():
             raise ValueError("its files have other rows than the manifest says")
         return runs
 
-    def starts(self, frames: Layout) -> Ints:
+    def all_runs(self) -> NDArray[np.int32]:
+        """The runs of all files."""
+        return np.concatenate([np.zeros(0, np.int32), *map(self.runs, range(len(self)))])
+
+    def starts(self, frames: Ints) -> Ints:
         """For each row of `stories` the first of its rows in `frames`.
+
+        Args:
+            frames: as `files`, of the table `frames`.
 
         Raises:
             ValueError: if that is not told, or not in the frames.
         """
-        starts, ends = self._column("starts")
-        if (ends != self.layout.files).any() or len(frames.files) != len(ends):
+        values, counts = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        for group in range(len(self)):
+            starts, ends = self._read(group, "starts")
+            values.append(starts)
+            counts.append(np.diff(ends))
+        of_files = np.concatenate(counts)
+        if (of_files != np.diff(self._files)).any() or len(frames) != len(self._files):
             raise ValueError("it does not say which frames the stories are made of")
-        found = np.asarray(starts, np.int64) + np.repeat(frames.files[:-1], np.diff(ends))
-        if len(found) and not 0 <= found.min() <= found.max() < len(frames):
+        found = np.concatenate(values).astype(np.int64) + np.repeat(frames[:-1], of_files)
+        if len(found) and not 0 <= found.min() <= found.max() < frames[-1]:
             raise ValueError("it names frames that are not there")
         return found

@@ -112,18 +112,28 @@ class BuiltFolder:
             self._indexes[table, split] = Index(self, table, split)
         return self._indexes[table, split]
 
+    def first_rows(self, table: str, split: str) -> NDArray[np.int64]:
+        """The first row of each file of a table and split, and behind the last one the number of rows, (F + 1,)."""
+        return np.cumsum([0, *(self.manifest["files"][file]["rows"] for file in self.files(table, split))])
+
     def layout(self, table: str, split: str) -> Layout:
         """How the rows of a table and split lie in its files."""
         return Layout.of([self.manifest["files"][file] for file in self.files(table, split)])
 
-    def runs(self, table: str, split: str) -> NDArray[np.int32]:
-        """Of `frames` the lengths of unbroken runs of rows, of `stories` the frames of each row.
+    @contextmanager
+    def contents(self, table: str, split: str) -> Iterator[Contents]:
+        """The contents of a table and split.
 
         Raises:
-            OutputError: if they cannot be read.
+            OutputError: if they cannot be read, be it while they are in use.
         """
-        with self._contents(table, split) as contents:
-            return contents.runs()
+        name = contents_file(table, split)
+        try:
+            yield Contents(table, self.first_rows(table, split), pa.py_buffer(self.storage.whole(name)))
+        except FileNotFoundError:
+            raise OutputError(f"{self.path}/{name} is missing. Push or build again") from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._unreadable(name, error) from None
 
     def published(self, split: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """For each story of `stories` the row of its first frame in `frames`, and how many frames it has.
@@ -131,18 +141,8 @@ class BuiltFolder:
         Raises:
             OutputError: if they cannot be read.
         """
-        with self._contents("stories", split) as contents:
-            return contents.starts(self.layout("frames", split)), contents.runs()
-
-    @contextmanager
-    def _contents(self, table: str, split: str) -> Iterator[Contents]:
-        name = contents_file(table, split)
-        try:
-            yield Contents(self.layout(table, split), pa.py_buffer(self.storage.whole(name)))
-        except FileNotFoundError:
-            raise OutputError(f"{self.path}/{name} is missing. Push or build again") from None
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise self._unreadable(name, error) from None
+        with self.contents("stories", split) as contents:
+            return contents.starts(self.first_rows("frames", split)), contents.all_runs()
 
     def _unreadable(self, name: str, error: Exception) -> OutputError:
         hint = f"`openstory check {self.path}` finds what is damaged"
@@ -198,7 +198,7 @@ class Index:
     def __init__(self, folder: BuiltFolder, table: str, split: str) -> None:
         self.folder = folder
         self.files = folder.files(table, split)
-        self.file_first = folder.layout(table, split).files
+        self.file_first = folder.first_rows(table, split)
         self._names = index_schema(TABLES[table]).names
         self._first_of_file: list[int] = self.file_first.tolist()
         self._first_of_group: dict[int, list[int]] = {}

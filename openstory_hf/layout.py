@@ -35,7 +35,9 @@ class Layout:
         """The layout of some files of a manifest: `rows`, `bytes`, and `row_groups`, the rows of each row group."""
         counts = np.fromiter((len(file["row_groups"]) for file in facts), np.int64, len(facts))
         every = chain.from_iterable(file["row_groups"] for file in facts)
-        rows = np.fromiter(every, np.int32, int(counts.sum()))
+        # arrays of many megabytes: the rows are summed up where they are
+        groups = np.fromiter(chain([0], every), np.int64, int(counts.sum()) + 1)
+        rows = groups[1:]
         weights = np.ones(len(rows), np.float32)
         last = np.cumsum(counts)[counts > 1] - 1
         weights[last] = np.minimum(1, rows[last] / rows[last - 1])
@@ -46,7 +48,7 @@ class Layout:
             weights *= np.repeat((totals[there] / sums).astype(np.float32), counts[there])
         return cls(
             files=_before([file["rows"] for file in facts]),
-            groups=_before(rows),
+            groups=np.cumsum(groups, out=groups),
             sizes=_before(weights, np.float64),
         )
 

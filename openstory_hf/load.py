@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
+import pyarrow as pa
 
 from openstory_hf import order
 from openstory_hf.assemble import ADDED, CAPTIONS, RANDOM, Assembly, FrameChoice
@@ -148,6 +149,7 @@ class StoryStream(ElasticStream):
             raise UsageError(f"frame={request.frame}, but frames of {request.path} have one picture, number 0")
         layout = folder.layout(selection.table, request.split)
         self.schedule = Schedule(layout, selection, request.shuffle, request.seed)
+        pa.default_memory_pool().release_unused()  # what contents and columns were decoded into
         self._assembly = Assembly(
             table=selection.table,
             columns=request.columns,

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from openstory_hf.contents import Contents
 from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder, Index
 
 Ints = NDArray[np.int64]
 Bounds = tuple[int, int | None]
+
+HELD_RUNS = 1 << 19
+"""Runs of frames that are held to find windows in, 16 bytes each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,42 +126,91 @@ class Rows(Selection):
 class Windows(Selection):
     """Windows over runs of frames: over rows of `frames`, or inside those of `stories`.
 
+    Of the runs, only those that were asked for last are held.
+
     Args:
         table: which of them.
-        runs: frames of each run, (R,).
+        contents: of the table; read once.
         length: frames of a window.
         stride: frames between the starts of windows.
+
+    Attributes:
+        longest: most frames of a run.
+
+    Raises:
+        ValueError: if the contents are not those of the table.
     """
 
-    def __init__(self, table: str, runs: NDArray[Any], length: int, stride: int) -> None:
-        self.table, self._length, self._stride = table, length, stride
+    def __init__(self, table: str, contents: Contents, length: int, stride: int) -> None:
+        self.table, self._contents, self._length, self._stride = table, contents, length, stride
         self._inside = table == "stories"
         self.span = 1 if self._inside else length
-        self._first = None if self._inside else _before(runs)
-        windows = runs - length
-        windows //= stride
-        windows += 1
-        self._before = _before(np.maximum(windows, 0, out=windows))
+        self.longest, largest, counts = 0, 1, []
+        for group in range(len(contents)):
+            runs = contents.runs(group)
+            self.longest = max(self.longest, int(runs.max(initial=0)))
+            largest = max(largest, len(runs))
+            counts.append(int(self._windows(runs).sum(dtype=np.int64)))
+        self._first = np.cumsum([0, *counts])  # window of each row group of the contents
+        self._keep = max(1, HELD_RUNS // largest)
+        self._held: dict[int, _Runs] = {}
 
     def __len__(self) -> int:
-        return int(self._before[-1])
+        return int(self._first[-1])
 
     def places(self, numbers: Ints) -> Places:
         """As `Selection.places`."""
-        run = _last_not_after(self._before, numbers)
-        start = self._stride * (numbers - self._before[run])
-        if self._first is None:
-            return Places(row=run, rows=np.ones_like(run), start=start, stop=start + self._length)
-        span = np.full_like(run, self._length)
-        return Places(row=self._first[run] + start, rows=span, start=np.zeros_like(run), stop=span)
+        row, start = np.empty_like(numbers), np.zeros_like(numbers)
+        for group, which in _each(np.searchsorted(self._first, numbers, side="right") - 1):
+            runs, inside = self._runs(group), numbers[which] - self._first[group]
+            run = _last_not_after(runs.windows, inside)
+            frame = self._stride * (inside - runs.windows[run])
+            if runs.rows is None:
+                row[which], start[which] = self._contents.rows[group] + run, frame
+            else:
+                row[which] = self._contents.rows[group] + runs.rows[run] + frame
+        return Places(row=row, rows=np.full_like(row, self.span), start=start, stop=start + self._length)
 
     def before(self, rows: Ints) -> Ints:
         """As `Selection.before`."""
-        if self._first is None:
-            return self._before[rows].astype(np.int64)
-        run = np.minimum(_last_not_after(self._first, rows), len(self._first) - 2)  # behind all rows, the last one
-        found = self._before[run] - (self._first[run] - rows) // self._stride
-        return np.asarray(np.minimum(found, self._before[run + 1]), np.int64)
+        found = np.full(len(rows), len(self), np.int64)
+        there = rows[: np.searchsorted(rows, self._contents.rows[-1])]
+        for group, which in _each(np.searchsorted(self._contents.rows, there, side="right") - 1):
+            runs, inside = self._runs(group), there[which] - self._contents.rows[group]
+            if runs.rows is None:
+                windows = runs.windows[inside]
+            else:
+                run = _last_not_after(runs.rows, inside)
+                windows = runs.windows[run] - (runs.rows[run] - inside) // self._stride
+                windows = np.minimum(windows, runs.windows[run + 1])
+            found[which] = self._first[group] + windows
+        return found
+
+    def _windows(self, runs: NDArray[np.int32]) -> NDArray[np.int32]:
+        """How many there are of each run."""
+        return np.maximum((runs - self._length) // self._stride + 1, 0)
+
+    def _runs(self, group: int) -> _Runs:
+        found = self._held.pop(group, None)
+        if found is None:
+            runs = self._contents.runs(group)
+            found = _Runs(windows=_before(self._windows(runs)), rows=None if self._inside else _before(runs))
+        self._held[group] = found
+        while len(self._held) > self._keep:
+            self._held.pop(next(iter(self._held)), None)
+        return found
+
+
+class _Runs(NamedTuple):
+    """What comes before each run of a row group of the contents, and behind the last one: (R + 1,) each.
+
+    Args:
+        windows: that begin before it.
+        rows: of `frames` before it; None inside rows of `stories`, of which each is a run.
+    """
+
+    windows: Ints
+    rows: Ints | None
 
 
 class Published(Selection):
@@ -220,17 +273,22 @@ class Kept(Selection):
         return self._base.published(int(self._numbers[number]))
 
 
-def _before(counts: NDArray[Any]) -> NDArray[Any]:
-    """What comes before each, and behind the last one all: in four bytes each if that is enough, of many millions."""
-    total = int(counts.sum(dtype=np.int64))
-    found = np.zeros(len(counts) + 1, np.int32 if total < 1 << 31 else np.int64)
+def _each(groups: Ints) -> Iterator[tuple[int, Ints]]:
+    """Each group that is there, and the places at which it is."""
+    for group in np.unique(groups).tolist():
+        yield group, np.flatnonzero(groups == group)
+
+
+def _before(counts: NDArray[np.int32]) -> Ints:
+    """What comes before each, and behind the last one all."""
+    found = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=found[1:])
     return found
 
 
-def _last_not_after(ascending: NDArray[Any], numbers: Ints) -> Ints:
+def _last_not_after(ascending: Ints, numbers: Ints) -> Ints:
     """The last entry that is not after each number."""
-    return np.searchsorted(ascending, numbers.astype(ascending.dtype), side="right") - 1
+    return np.searchsorted(ascending, numbers, side="right") - 1
 
 
 def select(
@@ -254,15 +312,14 @@ def select(
     found: Selection
     if length is not None:
         table = "frames" if has_frames else "stories"
-        runs = folder.runs(table, split)
-        found = Windows(table, runs, length, stride)
+        with folder.contents(table, split) as contents:
+            windows = found = Windows(table, contents, length, stride)
         if not len(found):
-            longest = runs.max(initial=0)
             raise UsageError(
-                f"{folder.path}: no sequence of split {split} has {length} frames; the longest has {longest}"
+                f"{folder.path}: no sequence of split {split} has {length} frames; the longest has {windows.longest}"
             )
     elif key_only or not has_frames:
-        found = Rows(len(folder.layout("stories", split)))
+        found = Rows(int(folder.first_rows("stories", split)[-1]))
     else:
         starts, counts = folder.published(split)
         found = Published(starts, counts)

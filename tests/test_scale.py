@@ -1,10 +1,13 @@
 """What is opened, held and asked for does not grow with a dataset; the full size is `python -m benchmarks.scale`."""
 
+import io
 import json
+import pickle
 import random
 import shutil
 import tracemalloc
 from itertools import islice
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +19,7 @@ from hypothesis import strategies as st
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
 from benchmarks import huge
-from openstory_hf import order, schedule
+from openstory_hf import contents, order, schedule, selection
 from openstory_hf.build import build
 from openstory_hf.contents import Contents, Entry, contents_file, write_contents
 from openstory_hf.fakes import RawWriter
@@ -185,17 +188,25 @@ def test_the_contents_of_many_sequences_come_back(tmp_path):
         for size in draw.integers(0, 30, 700)
     ]
     assert write_contents(tmp_path / "contents", iter(entries)) == 700
-    layout = Layout.of([{"rows": len(entry.runs), "bytes": 9, "row_groups": [len(entry.runs)]} for entry in entries])
-    frames = Layout.of([{"rows": 50, "bytes": 9, "row_groups": [50]}] * 700)
+    files = np.cumsum([0, *(len(entry.runs) for entry in entries)])
+    frames = 50 * np.arange(701)
     buffer = pa.py_buffer((tmp_path / "contents").read_bytes())
-    found = Contents(layout, buffer)
-    assert (found.runs() == np.concatenate([entry.runs for entry in entries])).all()
+    found = Contents("stories", files, buffer)
+    assert (found.all_runs() == np.concatenate([entry.runs for entry in entries])).all()
     expected = np.concatenate([entry.starts + 50 * file for file, entry in enumerate(entries)])
     assert (found.starts(frames) == expected).all()
     with pytest.raises(ValueError, match="names frames that are not there"):
-        found.starts(Layout.of([{"rows": 5, "bytes": 9, "row_groups": [5]}] * 700))
+        found.starts(5 * np.arange(701))
     with pytest.raises(ValueError, match="describes 700 files of 1"):
-        Contents(Layout.of([{"rows": 1, "bytes": 9, "row_groups": [1]}]), buffer)
+        Contents("stories", files[:2], buffer)
+
+
+def test_contents_of_other_rows_are_refused():
+    for table, rows in ("frames", [5, 5]), ("stories", [5, 4]), ("frames", [2, 1]):
+        with pytest.raises(ValueError, match="other rows than the manifest says"):
+            Windows(table, contents_of(table, [[2, 3], [4]], rows), 2, 1)
+    found = contents_of("frames", [[2, 3], [4]])
+    assert [runs.tolist() for runs in map(found.runs, range(len(found)))] == [[2, 3, 4]]
 
 
 def test_contents_that_are_gone_are_one_error_and_nobody_else_minds(shards, tmp_path):
@@ -211,24 +222,38 @@ def test_contents_that_are_gone_are_one_error_and_nobody_else_minds(shards, tmp_
 # -- selections
 
 
+def contents_of(table, files, rows=None):
+    """Contents of files with these runs, and so many rows if these are not those of the runs."""
+    buffer = io.BytesIO()
+    write_contents(buffer, (Entry(runs=np.array(runs, np.int64)) for runs in files))
+    rows = rows or [len(runs) if table == "stories" else sum(runs) for runs in files]
+    return Contents(table, np.cumsum([0, *rows]), pa.py_buffer(buffer.getvalue()))
+
+
 @given(
-    st.lists(st.integers(1, 12), min_size=1, max_size=20),
+    st.lists(st.lists(st.integers(1, 12), max_size=6), min_size=1, max_size=8),
     st.integers(1, 6),
     st.integers(1, 4),
     st.booleans(),
     st.data(),
 )
 @settings(deadline=None)
-def test_windows_are_found_where_a_loop_finds_them(runs, length, stride, inside, data):
-    found = Windows("stories" if inside else "frames", np.array(runs, np.int32), length, stride)
+def test_windows_are_found_where_a_loop_finds_them(files, length, stride, inside, data):
+    table, runs = "stories" if inside else "frames", [frames for file in files for frames in file]
+    # few files to a row group of the contents, few row groups held: what is read again is found again
+    with mock.patch.multiple(contents, ENTRIES=2, RUNS=5), mock.patch.object(selection, "HELD_RUNS", 6):
+        found = pickle.loads(pickle.dumps(Windows(table, contents_of(table, files), length, stride)))
+    assert found.longest == max(runs, default=0)
     expected, row = [], 0
     for number, frames in enumerate(runs):
         for start in range(0, frames - length + 1, stride):
             expected.append((number, 1, start, start + length) if inside else (row + start, length, 0, length))
         row += frames
     assert len(found) == len(expected)
-    places = found.places(np.arange(len(found)))
-    assert list(zip(places.row, places.rows, places.start, places.stop, strict=True)) == expected
+    numbers = np.array(data.draw(st.permutations(range(len(found)))), np.int64)
+    places = found.places(numbers)
+    places_of = list(zip(places.row, places.rows, places.start, places.stop, strict=True))
+    assert places_of == [expected[number] for number in numbers]
     total = len(runs) if inside else sum(runs)
     bounds = np.array(sorted(data.draw(st.lists(st.integers(0, total), min_size=1, max_size=6))))
     assert found.before(bounds).tolist() == [sum(first < bound for first, *_ in expected) for bound in bounds]

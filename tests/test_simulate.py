@@ -214,4 +214,5 @@ def test_simulating_reads_no_data(tmp_path):
         for file in (tmp_path / "out" / folder).iterdir():
             file.unlink()
     found = simulate(tmp_path / "out", ranks=2, workers=1, length=3)
-    assert found.stories == 7 == BuiltFolder(str(tmp_path / "out")).runs("frames", "train").sum() - 2
+    with BuiltFolder(str(tmp_path / "out")).contents("frames", "train") as contents:
+        assert found.stories == 7 == contents.all_runs().sum() - 2
