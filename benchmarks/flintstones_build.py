@@ -4,8 +4,9 @@
 
 The release is that of `benchmarks.loading`: variant B, a `.npy` of five pictures per clip. Both write PNG. The script
 (`xichenpan/ARLDM`, `data_script/flintstones_hdf5.py`) stores every window, ours every clip, and the windows as well.
-The release is one shard, so `--num-proc 2` is one process here, with two threads that encode. Contenders take turns in
-every round, each in a fresh process; at the end, the pictures of both are compared.
+The release is a tenth of FlintstonesSV, and one shard of the usual size: `--num-proc 2` is one process then, with two
+threads that encode. So two processes also make shards of a tenth of that size, as many as the whole of FlintstonesSV
+has. Contenders take turns in every round, each in a fresh process; at the end, the pictures of both are compared.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from benchmarks.loading.source import EPISODES, Source, open_source
 CONTENDERS = {
     "hdf5": "AR-LDM's script",
     "ours-1": "openstory_hf, `--num-proc 1`",
-    "ours-2": "openstory_hf, `--num-proc 2`",
+    "ours-2": "openstory_hf, `--num-proc 2`, one shard",
+    "ours-2-shards": "openstory_hf, `--num-proc 2`, shards of a tenth of the size",
 }
 
 
@@ -43,10 +45,12 @@ def convert(name: str, release: Path, out: Path) -> dict[str, float]:
         from openstory_hf.builders.flintstones_sv import FlintstonesSV
 
         from openstory_hf.build import build
+        from openstory_hf.plan import SHARD_BYTES
 
-        processes = int(name.rpartition("-")[2])
+        _, processes, *shards = name.split("-")
+        shard_bytes = SHARD_BYTES // 10 if shards else SHARD_BYTES
         began, busy = time.perf_counter(), processors()
-        build(FlintstonesSV, release, out, splits=["train"], num_proc=processes)
+        build(FlintstonesSV, release, out, splits=["train"], num_proc=int(processes), shard_bytes=shard_bytes)
     return {"seconds": time.perf_counter() - began, "processors": processors() - busy}
 
 
@@ -108,7 +112,8 @@ def main() -> None:
             results[name].append(measure.run("benchmarks.flintstones_build", given))
         print(f"round {number + 1} of {chosen.rounds}", file=sys.stderr)
     busy.append(table.load_average())
-    compare(source, work / "built-hdf5", work / "built-ours-2")
+    for name in ("ours-2", "ours-2-shards"):
+        compare(source, work / "built-hdf5", work / f"built-{name}")
 
     middle = {
         name: {what: statistics.median(one[what] for one in ones) for what in ones[0]}
