@@ -225,8 +225,8 @@ class StoryStream(ElasticStream):
         late, ahead = selection.table == "frames", 1 if scattered else ROWS_AHEAD
         light = RowReader(index, [*assembly.needed, *PLACES], ahead, late=late)
         ids = RowReader(folder.index("stories", self.request.split), ["story_id"], ahead=ROWS_AHEAD)
-        runs = enumerate(zip(reads.first.tolist(), reads.stop.tolist(), strict=True))
-        source = picture_source(index, runs, scattered=scattered)
+        runs = list(zip(reads.first.tolist(), reads.stop.tolist(), strict=True))
+        source = picture_source(index, enumerate(runs), scattered=scattered)
         left = np.bincount(reads.run).tolist()
         for_all = self.request.frame == "random-per-epoch"
         try:
@@ -243,8 +243,11 @@ class StoryStream(ElasticStream):
                     of_frames = (of_epoch, first) if for_all else (draw, 0)
                     yield assembly.from_frames(found, story_id, images, draw, of_frames)
                 left[run] -= 1
-                if not left[run] and assembly.with_pictures:
-                    source.leave(run)
+                if not left[run]:
+                    if assembly.with_pictures:
+                        source.leave(run)
+                    if selection.span == 1:  # hardly a row is in two runs
+                        light.forget(*runs[run])
         finally:
             source.close()
 

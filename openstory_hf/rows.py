@@ -53,6 +53,11 @@ class RowReader:
             self._kept.popitem(last=False)
         return found  # type: ignore[return-value]  # none is None any more
 
+    def forget(self, first: int, stop: int) -> None:
+        """Rows [first, stop) will not be asked for again."""
+        for row in range(first, stop):
+            self._kept.pop(row, None)
+
     def _make(self, first: int, count: int) -> None:
         """Make some rows from the first on, as far as its row group reaches."""
         table, inside, file = self.index.find(first, self._columns)

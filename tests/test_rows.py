@@ -88,6 +88,15 @@ def test_the_rows_of_one_request_are_given_even_if_they_are_more_than_are_kept(m
     assert len(reader._kept) == 2
 
 
+def test_rows_that_are_forgotten_are_made_again():
+    flat = [[{"path": "p", "offset": 8 + 9 * row, "size": 5}] for row in range(9)]
+    reader = RowReader(Given([(0, flat)]), PLACES, ahead=4)
+    whole = reader.run(0, 9)
+    reader.forget(2, 7)
+    assert sorted(reader._kept) == [0, 1, 7, 8]
+    assert reader.run(0, 9) == whole
+
+
 @pytest.mark.parametrize("scattered", [False, True])
 def test_runs_that_are_read_in_their_order_are_asked_for_ahead(scattered, monkeypatch):
     groups = [(0, [[{"path": "p", "offset": 100 * row + 50, "size": 10}] for row in range(8)])]

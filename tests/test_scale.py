@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 
 from benchmarks import huge
-from openstory_hf import contents, order, schedule, selection
+from openstory_hf import contents, load, order, rows, schedule, selection
 from openstory_hf.build import build
 from openstory_hf.contents import Contents, Entry, contents_file, write_contents
 from openstory_hf.fakes import RawWriter
@@ -85,6 +85,22 @@ def test_a_local_dataset_opens_the_files_it_reads_and_no_others(many):
         "stories/train-00000-of-00500.parquet",
         "index/stories-train-00000-of-00500.parquet",
     }
+
+
+def test_rows_are_held_while_their_piece_is_read_and_no_longer(many, monkeypatch):
+    """32 pieces of 4 MB, of stories of 500 kB, have 256 rows; 16 are made at a time."""
+    held = []
+
+    class Reader(rows.RowReader):
+        def run(self, first, count):
+            found = super().run(first, count)
+            held.append(len(self._kept))
+            return found
+
+    monkeypatch.setattr(load, "RowReader", Reader)
+    list(islice(iter(load_stories(many, shuffle=True, columns=("story_id",))), 3000))
+    assert len(held) == 3000
+    assert max(held) < 32 * 2 * 16
 
 
 def held_by(work):

@@ -57,7 +57,7 @@ def main() -> None:
     sizes = {c.form: command.size_of(folder_of(work, c)) for c in contenders if c.form}
     text = (
         f"{len(source.windows):,} windows of {len(source.captions):,} clips, {chosen.rounds} rounds, medians. "
-        f"{table.machine(busy)}\n\n{table.of_contenders(contenders, figures, sizes, columns)}\n"
+        f"{table.machine(busy)}\n\n{table.of_contenders(contenders, figures, sizes, columns, shown.own)}\n"
     )
     if "openstory" in sizes:
         read = sum(command.size_of(work / "openstory" / part) for part in ("frames", "index"))

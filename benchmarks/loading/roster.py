@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -49,7 +49,8 @@ class Table:
         folder: name of the folder of its data, with the size for {}.
         open: opens the source in a folder, of a size, and writes it first if it is not there.
         size: episodes or videos.
-        contenders: the rows, the first of which the others are compared with.
+        contenders: the rows.
+        own: those that the others are compared with -> what they are called then.
         workers: numbers of workers, a column each; 0 is one process.
         rounds: by default.
     """
@@ -58,6 +59,7 @@ class Table:
     open: Callable[..., Stories]
     size: int
     contenders: tuple[Contender, ...]
+    own: Mapping[str, str]
     workers: tuple[int, ...] = (0,)
     rounds: int = 3
 
@@ -131,7 +133,7 @@ KEYFRAMES = (
 )
 
 TABLES = {
-    "clips": Table("{}-episodes", open_source, EPISODES, CLIPS, (0, 2), rounds=5),
-    "masks": Table("{}-episodes-masks", partial(open_source, masks=True), EPISODES, MASKS),
-    "keyframes": Table("{}-videos", open_keyframes, VIDEOS, KEYFRAMES),
+    "clips": Table("{}-episodes", open_source, EPISODES, CLIPS, {"ours": "ours", "ours-per-epoch": "ours, per epoch,"}, (0, 2), 5),
+    "masks": Table("{}-episodes-masks", partial(open_source, masks=True), EPISODES, MASKS, {"ours-masks": "ours"}),
+    "keyframes": Table("{}-videos", open_keyframes, VIDEOS, KEYFRAMES, {"ours-published": "ours"}),
 }

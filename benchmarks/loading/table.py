@@ -57,22 +57,25 @@ def of_contenders(
     figures: Mapping[tuple[Contender, int], Runs],
     sizes: Mapping[str, int],
     workers: Sequence[int],
+    own: Mapping[str, str],
 ) -> str:
-    """A row for each contender; "ours" is the first, whichever that is.
+    """A row for each contender.
 
     Args:
         contenders: the rows.
         figures: of each contender, with each number of workers.
         sizes: form -> bytes on disk.
         workers: 0 for one process, and others; memory and the first batch are those of the first.
+        own: names of contenders that the others are compared with -> what they are called; those that are no rows
+            are left out.
     """
-    best = {count: figures[contenders[0], count].median("rate") for count in workers}
+    ours = {of: title for of in contenders if (title := own.get(of.name))}
     rows = []
     for contender in contenders:
         cells = [contender.title]
         for count in workers:
             rate = figures[contender, count].median("rate")
-            cells += [f"{rate:,.0f}", f"{best[count] / rate:.2f}×"]
+            cells += [f"{rate:,.0f}", *(f"{figures[of, count].median('rate') / rate:.2f}×" for of in ours)]
         alone = figures[contender, workers[0]]
         cells += [
             "–" if contender.limit else f"{alone.median('first'):.2f}",
@@ -82,5 +85,6 @@ def of_contenders(
         ]
         rows.append(cells)
     processes = [f"{count} workers" if count else "one process" for count in workers]
-    rates = [name for count in processes for name in (f"stories/s, {count}", "ours is faster by")]
+    faster = [f"{title} is faster by" for title in ours.values()]
+    rates = [name for count in processes for name in (f"stories/s, {count}", *faster)]
     return markdown(["contender", *rates, "first batch s", "spread", "peak MB", "on disk MB"], rows)
