@@ -218,9 +218,9 @@ def test_the_contents_of_many_sequences_come_back(tmp_path):
 
 
 def test_contents_of_other_rows_are_refused():
-    for table, rows in ("frames", [5, 5]), ("stories", [5, 4]), ("frames", [2, 1]):
+    for table, lengths in ("frames", [5, 5]), ("stories", [5, 4]), ("frames", [2, 1]):
         with pytest.raises(ValueError, match="other rows than the manifest says"):
-            Windows(table, contents_of(table, [[2, 3], [4]], rows), 2, 1)
+            Windows(table, contents_of(table, [[2, 3], [4]], lengths), 2, 1)
     found = contents_of("frames", [[2, 3], [4]])
     assert [runs.tolist() for runs in map(found.runs, range(len(found)))] == [[2, 3, 4]]
 

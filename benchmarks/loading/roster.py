@@ -133,7 +133,9 @@ KEYFRAMES = (
 )
 
 TABLES = {
-    "clips": Table("{}-episodes", open_source, EPISODES, CLIPS, {"ours": "ours", "ours-per-epoch": "ours, per epoch,"}, (0, 2), 5),
+    "clips": Table(
+        "{}-episodes", open_source, EPISODES, CLIPS, {"ours": "ours", "ours-per-epoch": "ours, per epoch,"}, (0, 2), 5
+    ),
     "masks": Table("{}-episodes-masks", partial(open_source, masks=True), EPISODES, MASKS, {"ours-masks": "ours"}),
     "keyframes": Table("{}-videos", open_keyframes, VIDEOS, KEYFRAMES, {"ours-published": "ours"}),
 }
