@@ -1,6 +1,6 @@
 """Building FlintstonesSV from its release, against the conversion script of AR-LDM: seconds, memory, bytes.
 
-    python -m benchmarks.flintstones_build [--quick] [--rounds 5] [--work FOLDER] [--markdown FILE]
+    python -m benchmarks.flintstones_build [--quick] [--rounds 5] [--episodes 24] [--work FOLDER] [--markdown FILE]
 
 The release is that of `benchmarks.loading`: variant B, a `.npy` of five pictures per clip. Both write PNG. The script
 (`xichenpan/ARLDM`, `data_script/flintstones_hdf5.py`) stores every window, ours every clip, and the windows as well.
@@ -28,7 +28,7 @@ from benchmarks.loading.source import EPISODES, Source, open_source
 CONTENDERS = {
     "hdf5": "AR-LDM's script",
     "ours-1": "openstory_hf, `--num-proc 1`",
-    "ours-2": "openstory_hf, `--num-proc 2`, one shard",
+    "ours-2": "openstory_hf, `--num-proc 2`",
     "ours-2-shards": "openstory_hf, `--num-proc 2`, shards of a tenth of the size",
 }
 
@@ -90,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a twelfth of the data, one round: a trial")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="of the release")
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="where data is kept (4 GB)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table to a file, too")
     parser.add_argument("--once", nargs=3, metavar=("NAME", "RELEASE", "OUT"), help=argparse.SUPPRESS)
@@ -98,7 +99,7 @@ def main() -> None:
         name, release, out = chosen.once
         print(json.dumps(convert(name, Path(release), Path(out))))
         return
-    episodes = EPISODES
+    episodes = chosen.episodes
     if chosen.quick:
         chosen.rounds, episodes = 1, EPISODES // 12
     work = (chosen.work / f"{episodes}-episodes").resolve()

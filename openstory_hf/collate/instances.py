@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from openstory_hf import decoders
 from openstory_hf.collate.common import Row, spread, taken
-from openstory_hf.collate.pixels import Geometry
+from openstory_hf.collate.pixels import Geometry, numbers_of
 from openstory_hf.views import Span, row_error
 
 MENTION_OFFSETS = {"captions": ("start", "end"), "referential_captions": ("ref_start", "ref_end")}
@@ -89,21 +89,21 @@ def instance_grids(
     Returns:
         the share of each cell that an instance covers, float32 (I, K, h, w), and which of the K are one, bool (I, K).
     """
-    keys = [
-        (geometry, grid, *((*entry["segmentation"]["size"], entry["segmentation"]["counts"]) for entry in of_picture))
-        if kept is not None and geometry.shared
-        else None
-        for geometry, of_picture in zip(geometries, instances, strict=True)
-    ]
+    rles = [[entry["segmentation"] for entry in of_picture] for of_picture in instances]
+    keys: list[Hashable] = [None] * len(rles)
+    if kept:
+        keys = [
+            None if number is None else (number, grid, *((*rle["size"], rle["counts"]) for rle in of_picture))
+            for number, of_picture in zip(numbers_of(geometries), rles, strict=True)
+        ]
     known, made = kept.find(keys) if kept else {}, dict[Hashable, NDArray[np.float32]]()
     shares: list[Any] = [known.get(key) for key in keys]
     missing = [number for number, share in enumerate(shares) if share is None]
     for geometry, group in groupby(missing, key=lambda number: geometries[number]):
         numbers = list(group)
-        rles = [entry["segmentation"] for number in numbers for entry in instances[number]]
-        covered, start = geometry.coverage(rles, grid), 0
+        covered, start = geometry.coverage([rle for number in numbers for rle in rles[number]], grid), 0
         for number in numbers:
-            stop = start + len(instances[number])
+            stop = start + len(rles[number])
             shares[number], start = covered[start:stop], stop
             if keys[number] is not None:
                 made[keys[number]] = shares[number].copy()

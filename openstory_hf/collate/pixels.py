@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -139,7 +140,7 @@ class Pixels:
         affine = None if self.dtype == "uint8" else _affine(self.mean, self.std)
         kept = kept_by(self.cache_mb)
         to = geometries or [self.geometry] * len(frames)
-        keys = [_key(frame, geometry) for frame, geometry in zip(frames, to, strict=True)] if kept else []
+        keys = list(map(_key, frames, numbers_of(to))) if kept else []
         known, made = kept.find(keys) if kept else {}, dict[Hashable, NDArray[np.uint8]]()
 
         def planes_of(place: int) -> NDArray[np.uint8]:
@@ -173,11 +174,29 @@ def kept_by(cache_mb: int) -> decoders.Cache | None:
     return decoders.shared_cache(cache_mb << 20, os.getpid()) if cache_mb else None
 
 
-def _key(frame: tuple[Row, int], geometry: Geometry) -> Hashable:
+def numbers_of(geometries: Sequence[Geometry]) -> list[int | None]:
+    """A number for each geometry, the same for equal ones, to keep things under; None for those that are not shared.
+
+    Numbers are hashed and compared many times faster than geometries.
+    """
+    there = {id(geometry): geometry for geometry in geometries}
+    found = {key: _number(geometry) if geometry.shared else None for key, geometry in there.items()}
+    return [found[id(geometry)] for geometry in geometries]
+
+
+@cache
+def _number(geometry: Geometry) -> int:
+    return next(_numbers)
+
+
+_numbers = count()
+
+
+def _key(frame: tuple[Row, int], geometry: int | None) -> Hashable:
     """Under what the pixels of a frame are kept: in a geometry that others share, else as they were decoded."""
     row, number = frame
     place = decoders.place_of(row["images"][number])
-    return (place, geometry) if geometry.shared and place is not None else place
+    return place if geometry is None or place is None else (place, geometry)
 
 
 def _decoded(row: Row, frame: int) -> NDArray[np.uint8]:
