@@ -246,8 +246,8 @@ class StoryStream(ElasticStream):
                 if not left[run]:
                     if assembly.with_pictures:
                         source.leave(run)
-                    if selection.span == 1:  # hardly a row is in two runs
-                        light.forget(*runs[run])
+                    begun, ended = runs[run]  # at either end, windows of the neighbours reach into it
+                    light.forget(begun + selection.span - 1, ended - selection.span + 1)
         finally:
             source.close()
 
