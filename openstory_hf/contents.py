@@ -134,10 +134,10 @@ class Contents:
         self._table, self._files, self._source = table, files, source
         with pq.ParquetFile(source) as file:
             names, metadata = file.schema_arrow.names, file.metadata
-        if names != SCHEMA.names or metadata.num_rows != len(files) - 1:
-            raise ValueError(f"it describes {metadata.num_rows} files of {len(files) - 1}")
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._first_file = np.cumsum([0, *counts])
+        if names != SCHEMA.names or self._first_file[-1] != len(files) - 1:
+            raise ValueError(f"it describes {self._first_file[-1]} files of {len(files) - 1}")
         self.rows = files[self._first_file]
 
     def __len__(self) -> int:
@@ -148,9 +148,10 @@ class Contents:
         # opened each time, so that this can be pickled and read by several threads
         with pq.ParquetFile(self._source) as file:
             lists = file.read_row_group(group, columns=[name], use_threads=False).column(0).combine_chunks()
-        counts = lists.value_lengths().to_numpy(zero_copy_only=False)
-        values = lists.flatten().to_numpy(zero_copy_only=False)
-        return values.astype(np.int32), np.cumsum([0, *counts.tolist()])
+        values = lists.flatten()
+        if lists.null_count or values.null_count:
+            raise ValueError(f"some of its {name} are missing")
+        return values.to_numpy().astype(np.int32), np.cumsum([0, *lists.value_lengths().to_pylist()])
 
     def runs(self, group: int) -> NDArray[np.int32]:
         """The runs of the files of a row group, see `Entry`.

@@ -225,6 +225,14 @@ def test_contents_of_other_rows_are_refused():
     assert [runs.tolist() for runs in map(found.runs, range(len(found)))] == [[2, 3, 4]]
 
 
+@pytest.mark.parametrize("runs", [[[2, 3], None], [[2, None], [4]]], ids=str)
+def test_contents_with_gaps_are_refused(runs):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"runs": runs, "starts": [[], []]}, schema=contents.SCHEMA), buffer)
+    with pytest.raises(ValueError, match="some of its runs are missing"):
+        Windows("frames", Contents("frames", np.array([0, 5, 9]), pa.py_buffer(buffer.getvalue())), 2, 1)
+
+
 def test_contents_that_are_gone_are_one_error_and_nobody_else_minds(shards, tmp_path):
     from openstory_hf.errors import OutputError
 
