@@ -130,7 +130,7 @@ class Windows(Selection):
 
     Args:
         table: which of them.
-        contents: of the table; read once.
+        contents: of the table.
         length: frames of a window.
         stride: frames between the starts of windows.
 
