@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from openstory_hf.index import FOLDER
+from openstory_hf.layout import before_each
 from openstory_hf.parquet import ParquetWriter
 
 Ints = NDArray[np.int64]
@@ -111,7 +112,7 @@ def _write(writer: ParquetWriter, entries: Sequence[Entry]) -> int:
 
 
 def _lists(values: Sequence[Ints]) -> pa.Array:
-    ends = np.cumsum([0, *map(len, values)])
+    ends = before_each([len(of_file) for of_file in values])
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(np.concatenate(values), pa.int64()))
 
 
@@ -135,7 +136,7 @@ class Contents:
         with pq.ParquetFile(source) as file:
             names, metadata = file.schema_arrow.names, file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        self._first_file = np.cumsum([0, *counts])
+        self._first_file = before_each(counts)
         if names != SCHEMA.names or self._first_file[-1] != len(files) - 1:
             raise ValueError(f"it describes {self._first_file[-1]} files of {len(files) - 1}")
         self.rows = files[self._first_file]
@@ -145,13 +146,13 @@ class Contents:
 
     def _read(self, group: int, name: str) -> tuple[NDArray[np.int32], Ints]:
         """The numbers of the files of a row group one behind the other, and where those of each begin, (F + 1,)."""
-        # opened each time, so that this can be pickled and read by several threads
+        # opened each time, so that several threads may read
         with pq.ParquetFile(self._source) as file:
             lists = file.read_row_group(group, columns=[name], use_threads=False).column(0).combine_chunks()
         values = lists.flatten()
         if lists.null_count or values.null_count:
             raise ValueError(f"some of its {name} are missing")
-        return values.to_numpy().astype(np.int32), np.cumsum([0, *lists.value_lengths().to_pylist()])
+        return values.to_numpy().astype(np.int32), before_each(lists.value_lengths().to_numpy())
 
     def runs(self, group: int) -> NDArray[np.int32]:
         """The runs of the files of a row group, see `Entry`.
@@ -160,7 +161,7 @@ class Contents:
             ValueError: if they are not those of the table.
         """
         runs, ends = self._read(group, "runs")
-        found = ends if self._table == "stories" else np.cumsum(np.append(0, runs), dtype=np.int64)[ends]
+        found = ends if self._table == "stories" else before_each(runs)[ends]
         first, stop = self._first_file[group : group + 2]
         if runs.min(initial=1) < 1 or (found != self._files[first : stop + 1] - self.rows[group]).any():
             raise ValueError("its files have other rows than the manifest says")

@@ -24,7 +24,7 @@ from openstory_hf.errors import OutputError, UsageError, reason_of
 from openstory_hf.finish import MANIFEST
 from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
-from openstory_hf.layout import Layout
+from openstory_hf.layout import Layout, before_each
 from openstory_hf.schema import SCHEMA_VERSION, TABLES
 from openstory_hf.storage import Storage
 
@@ -114,7 +114,7 @@ class BuiltFolder:
 
     def first_rows(self, table: str, split: str) -> NDArray[np.int64]:
         """The first row of each file of a table and split, and behind the last one the number of rows, (F + 1,)."""
-        return np.cumsum([0, *(self.manifest["files"][file]["rows"] for file in self.files(table, split))])
+        return before_each([self.manifest["files"][file]["rows"] for file in self.files(table, split)])
 
     def layout(self, table: str, split: str) -> Layout:
         """How the rows of a table and split lie in its files."""

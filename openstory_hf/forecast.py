@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from openstory_hf.layout import Layout
+from openstory_hf.layout import Layout, before_each
 from openstory_hf.schedule import SEGMENT, Reads, Schedule
 from openstory_hf.sources import AHEAD
 from openstory_hf.stream import Intervals, cut, share, size_of
@@ -125,7 +125,7 @@ def _most_held(run: Ints, size: Ints, job_of_run: Ints, jobs: int) -> Ints:
     ends = np.sort(last)
     sizes_by_end = size[np.argsort(last, kind="stable")]
     begun = np.cumsum(size)
-    left = np.concatenate([[0], np.cumsum(sizes_by_end)])[np.searchsorted(ends, first)]
+    left = before_each(sizes_by_end)[np.searchsorted(ends, first)]
     ahead = begun[np.minimum(np.arange(runs) + AHEAD, runs - 1)] - begun
     same = job_of_run[np.minimum(np.arange(runs) + AHEAD, runs - 1)] == job_of_run
     most = np.zeros(jobs, np.int64)

@@ -47,9 +47,9 @@ class Layout:
             sums = np.add.reduceat(weights, (np.cumsum(counts) - counts)[there], dtype=np.float64)
             weights *= np.repeat((totals[there] / sums).astype(np.float32), counts[there])
         return cls(
-            files=_before([file["rows"] for file in facts]),
+            files=before_each([file["rows"] for file in facts]),
             groups=np.cumsum(groups, out=groups),
-            sizes=_before(weights, np.float64),
+            sizes=before_each(weights, np.float64),
         )
 
     def parts(self, files: int) -> Iterator[Layout]:
@@ -67,8 +67,8 @@ class Layout:
         return np.interp(rows, self.groups, self.sizes).astype(np.int64)
 
 
-def _before(values: Any, dtype: Any = np.int64) -> NDArray[Any]:
-    """What comes before each value, and behind the last one the sum of all."""
+def before_each(values: Any, dtype: Any = np.int64) -> NDArray[Any]:
+    """The sum of what comes before each of N values, and behind the last one that of all: (N + 1,)."""
     found = np.zeros(len(values) + 1, dtype)
     np.cumsum(values, out=found[1:])
     return found

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from openstory_hf.contents import Contents
 from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder, Index
+from openstory_hf.layout import before_each
 
 Ints = NDArray[np.int64]
 Bounds = tuple[int, int | None]
@@ -151,7 +152,7 @@ class Windows(Selection):
             self.longest = max(self.longest, int(runs.max(initial=0)))
             largest = max(largest, len(runs))
             counts.append(int(self._windows(runs).sum(dtype=np.int64)))
-        self._first = np.cumsum([0, *counts])  # window of each row group of the contents
+        self._first = before_each(counts)  # window of each row group of the contents
         self._keep = max(1, HELD_RUNS // largest)
         self._held: dict[int, _Runs] = {}
 
@@ -194,7 +195,7 @@ class Windows(Selection):
         found = self._held.pop(group, None)
         if found is None:
             runs = self._contents.runs(group)
-            found = _Runs(windows=_before(self._windows(runs)), rows=None if self._inside else _before(runs))
+            found = _Runs(windows=before_each(self._windows(runs)), rows=None if self._inside else before_each(runs))
         self._held[group] = found
         while len(self._held) > self._keep:
             self._held.pop(next(iter(self._held)), None)
@@ -277,13 +278,6 @@ def _each(groups: Ints) -> Iterator[tuple[int, Ints]]:
     """Each group that is there, and the places at which it is."""
     for group in np.unique(groups).tolist():
         yield group, np.flatnonzero(groups == group)
-
-
-def _before(counts: NDArray[np.int32]) -> Ints:
-    """What comes before each, and behind the last one all."""
-    found = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=found[1:])
-    return found
 
 
 def _last_not_after(ascending: Ints, numbers: Ints) -> Ints:
@@ -374,19 +368,17 @@ def _meeting(
         lists = pa.chunked_array([_flat(column)]) if table == "stories" else column
         names, at = _flat(lists), _offsets(lists)
         for name in where.characters:
-            seen = np.cumsum(np.asarray(pa.compute.equal(names, name)), dtype=np.int64)
-            seen = np.concatenate([[0], seen])[at]
+            seen = before_each(np.asarray(pa.compute.equal(names, name)))[at]
             keep &= seen[last] > seen[first]
     if where.instances != (0, None):
-        seen = np.concatenate([[0], np.cumsum(_instances_per_frame(read, table))])
+        seen = before_each(_instances_per_frame(read, table))
         keep &= _within(seen[last] - seen[first], where.instances)
     return keep
 
 
 def _offsets(column: pa.ChunkedArray) -> Ints:
     """Where the entries of each list begin in the flattened column: (R + 1,), whatever the chunks."""
-    counts = column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-    return np.concatenate([[0], np.cumsum(counts)])
+    return before_each(column.combine_chunks().value_lengths().to_numpy(zero_copy_only=False))
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:

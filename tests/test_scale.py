@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 import random
 import shutil
 import tracemalloc
@@ -266,7 +265,7 @@ def test_windows_are_found_where_a_loop_finds_them(files, length, stride, inside
     table, runs = "stories" if inside else "frames", [frames for file in files for frames in file]
     # few files to a row group of the contents, few row groups held: what is read again is found again
     with mock.patch.multiple(contents, ENTRIES=2, RUNS=5), mock.patch.object(selection, "HELD_RUNS", 6):
-        found = pickle.loads(pickle.dumps(Windows(table, contents_of(table, files), length, stride)))
+        found = Windows(table, contents_of(table, files), length, stride)
     assert found.longest == max(runs, default=0)
     expected, row = [], 0
     for number, frames in enumerate(runs):

@@ -65,7 +65,7 @@ def main() -> None:
             f"\nOf the {sizes['openstory'] / 1e6:,.0f} MB of openstory_hf, frames and index, read here, are "
             f"{read / 1e6:,.0f} MB; the rest are the published stories for a plain `load_dataset`.\n"
         )
-    if chosen.table == "masks" and not chosen.only:
+    if chosen.table == "masks" and {"ours-masks", "ours"} <= {contender.name for contender in contenders}:
         with_masks, without = (figures[shown.contender(name), 0].median("rate") for name in ("ours-masks", "ours"))
         text += f"\nMasks cost openstory_hf {without / with_masks - 1:.1%}.\n"
     command.report(text, chosen.markdown)
