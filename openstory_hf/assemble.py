@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,8 +13,9 @@ from openstory_hf.errors import UsageError
 from openstory_hf.info import Character
 from openstory_hf.order import pick
 from openstory_hf.references import POLICIES, rewrite
+from openstory_hf.rows import Rows
 from openstory_hf.schema import TABLES
-from openstory_hf.sources import PLACES, Place
+from openstory_hf.sources import Place
 
 FrameChoice = Literal["middle", "random", "random-per-epoch", "all"] | int
 Images = Callable[[int, Place], dict[str, Any]]
@@ -85,7 +86,7 @@ class Assembly:
             needed = {"frame_id", "dataset", "sequence_id", "position", "key_image"} | same | listed
         return [name for name in TABLES[self.table] if name in needed and name != "images"]
 
-    def from_story(self, row: Mapping[str, Any], start: int, stop: int, images: Images, draw: int) -> dict[str, Any]:
+    def from_story(self, row: Rows, start: int, stop: int, images: Images, draw: int) -> dict[str, Any]:
         """Frames [start, stop) of a row of `stories` as a story of its own.
 
         Args:
@@ -95,25 +96,22 @@ class Assembly:
             images: gives the pictures.
             draw: the random number of the story.
         """
-        story = {name: value for name, value in row.items() if name not in (*PLACES, "file")}
-        stop = len(row["frame_ids"]) if stop < 0 else stop
-        if (start, stop) != (0, len(row["frame_ids"])):
+        story = {name: row.value(name) for name in self.needed}
+        frames = len(story["frame_ids"])
+        stop = frames if stop < 0 else stop
+        if (start, stop) != (0, frames):
             story = views.cut(story, start, stop)
             story = self._rewritten(story, self.policy)
         if self.with_pictures:
-            story["images"] = [place and images(row["file"], place) for place in row["pictures"][start:stop]]
+            file, places = row.file(), row.value("pictures")[start:stop]
+            story["images"] = [place and images(file, place) for place in places]
         if self.frame == "all":
             for name in {"images", "instances"} & story.keys():
                 story[name] = [[value] for value in story[name]]
         return self._finished(story, draw)
 
     def from_frames(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        story_id: str,
-        images: Images,
-        draw: int,
-        of_frames: tuple[int, int],
+        self, rows: Rows, story_id: str, images: Images, draw: int, of_frames: tuple[int, int]
     ) -> dict[str, Any]:
         """Rows of `frames` as a story.
 
@@ -128,43 +126,40 @@ class Assembly:
         Raises:
             UsageError: if a frame has no picture of the number asked for.
         """
-        first = rows[0]
-        start = first["position"]
-        story: dict[str, Any] = {
-            "story_id": story_id or f"{first['dataset']}/{first['sequence_id']}#{start}-{start + len(rows)}"
-        }
-        story |= {name: first[name] for name in _OF_FIRST if name in first}
-        story |= {name: [row[of] for row in rows] for name, of in _OF_FRAME.items() if of in first}
-        chosen = [self._chosen(row, of_frames, at) for at, row in enumerate(rows)]
-        if "instances" in first:
-            story["instances"] = [
-                list(row["instances"]) if number is None else row["instances"][number]
-                for row, number in zip(rows, chosen, strict=True)
-            ]
-        if "extras" in first:
-            extras = [json.loads(row["extras"]) if row["extras"] else {} for row in rows]
+        if not story_id:
+            start = rows.value("position")
+            story_id = f"{rows.value('dataset')}/{rows.value('sequence_id')}#{start}-{start + rows.count}"
+        story: dict[str, Any] = {"story_id": story_id}
+        story |= {name: rows.value(name) for name in _OF_FIRST if name in rows}
+        story |= {name: rows.column(of) for name, of in _OF_FRAME.items() if of in rows}
+        chosen = [self._chosen(rows, of_frames, at) for at in range(rows.count)]
+        if "instances" in rows:
+            story["instances"] = _of_pictures(rows, "instances", chosen)
+        if "extras" in rows:
+            extras = [json.loads(text) if text else {} for text in rows.column("extras")]
             story["extras"] = json.dumps({"frames": extras}, ensure_ascii=False, sort_keys=True) if any(extras) else ""
         if self.with_pictures:
+            shown = _of_pictures(rows, "pictures", chosen)
             story["images"] = [
-                [place and images(row["file"], place) for place in row["pictures"]]
-                if number is None
-                else (place := row["pictures"][number]) and images(row["file"], place)
-                for row, number in zip(rows, chosen, strict=True)
+                [place and images(rows.file(at), place) for place in places]
+                if isinstance(places, list)
+                else places and images(rows.file(at), places)
+                for at, places in enumerate(shown)
             ]
         return self._finished(self._rewritten(story, self.policy), draw)
 
-    def _chosen(self, row: Mapping[str, Any], of_frames: tuple[int, int], at: int) -> int | None:
+    def _chosen(self, rows: Rows, of_frames: tuple[int, int], at: int) -> int | None:
         """Which picture of a frame, None for all."""
-        choice, count = self.frame, len(row["pictures"])
+        choice, count = self.frame, rows.length("pictures", at)
         if choice == "all":
             return None
         if choice == "middle":
-            return int(row["key_image"])
+            return int(rows.value("key_image", at))
         if choice in RANDOM:
             draw, first = of_frames
             return pick(draw, first + at, count)
         if int(choice) >= count:
-            raise UsageError(f"frame={choice}, but {row['frame_id']} has {count} pictures, numbered from 0")
+            raise UsageError(f"frame={choice}, but {rows.value('frame_id', at)} has {count} pictures, numbered from 0")
         return int(choice)
 
     def _rewritten(self, story: dict[str, Any], policy: str) -> dict[str, Any]:
@@ -193,3 +188,10 @@ class Assembly:
                 for shown in story["images"]
             ]
         return {name: story[name] for name in self.columns}
+
+
+def _of_pictures(rows: Rows, name: str, chosen: Sequence[int | None]) -> list[Any]:
+    """What a column says of the chosen picture of each row; a list where all of them are chosen."""
+    return [
+        rows.value(name, at) if number is None else rows.entry(name, at, number) for at, number in enumerate(chosen)
+    ]

@@ -21,7 +21,7 @@ from openstory_hf.folder import BuiltFolder
 from openstory_hf.forecast import Forecast, forecast, shares
 from openstory_hf.order import Ints, Order
 from openstory_hf.references import POLICIES
-from openstory_hf.rows import ROWS_AHEAD, RowReader
+from openstory_hf.rows import KEPT_ROWS, ROWS_AHEAD, RowReader
 from openstory_hf.schedule import SEGMENT, Reads, Schedule, Shuffle
 from openstory_hf.schema import STORIES
 from openstory_hf.selection import Where, describe, select
@@ -221,10 +221,11 @@ class StoryStream(ElasticStream):
         selection, assembly, folder = self.schedule.selection, self._assembly, self._folder
         reads = self.schedule.reads(numbers)
         index, scattered = folder.index(selection.table, self.request.split), self.request.shuffle == "full"
-        # of the pictures of a frame, one is drawn; of those of a story, all
-        late, ahead = selection.table == "frames", 1 if scattered else ROWS_AHEAD
-        light = RowReader(index, [*assembly.needed, *PLACES], ahead, late=late)
-        ids = RowReader(folder.index("stories", self.request.split), ["story_id"], ahead=ROWS_AHEAD)
+        ahead = 1 if scattered else ROWS_AHEAD
+        light = RowReader(index, [*assembly.needed, *PLACES], ahead)
+        ids = RowReader(folder.index("stories", self.request.split), ["story_id"], ahead)
+        if scattered and len(index) <= KEPT_ROWS:
+            light.rows(0, len(index), 0, len(index))
         runs = list(zip(reads.first.tolist(), reads.stop.tolist(), strict=True))
         source = picture_source(index, enumerate(runs), scattered=scattered)
         left = np.bincount(reads.run).tolist()
@@ -233,21 +234,21 @@ class StoryStream(ElasticStream):
             for number, first, count, begin, end, run, draw in _in_python(numbers, reads, drawn):
                 if assembly.with_pictures:
                     source.enter(run)  # before the rows: its index comes with it
-                found = light.run(first, count)
+                rows = light.rows(first, count, 0 if scattered else run, runs[run][1])
                 images = partial(source.get, run)
                 if selection.table == "stories":
-                    yield assembly.from_story(found[0], begin, end, images, draw)
+                    yield assembly.from_story(rows, begin, end, images, draw)
                 else:
                     published = selection.published(number)
-                    story_id = "" if published is None else ids.get(published)["story_id"]
+                    story_id = "" if published is None else ids.rows(published, 1, run, len(ids)).value("story_id")
                     of_frames = (of_epoch, first) if for_all else (draw, 0)
-                    yield assembly.from_frames(found, story_id, images, draw, of_frames)
+                    yield assembly.from_frames(rows, story_id, images, draw, of_frames)
                 left[run] -= 1
                 if not left[run]:
+                    for reader in (light, ids):
+                        reader.leave(run)
                     if assembly.with_pictures:
                         source.leave(run)
-                    begun, ended = runs[run]  # at either end, windows of the neighbours reach into it
-                    light.forget(begun + selection.span - 1, ended - selection.span + 1)
         finally:
             source.close()
 

@@ -2,89 +2,174 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
+from openstory_hf.columns import Column, Lists, column
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.folder import BuiltFolder, Index
-from openstory_hf.late import instances
 from openstory_hf.schema import TABLES
 from openstory_hf.sources import LENGTH, PLACES, picture_source
 
-KEPT_ROWS = 4096
-"""Rows kept as Python values: neighbouring windows share most of their frames."""
+ROWS_AHEAD = 64
+"""Rows taken out of Arrow at a time where rows are read in their order: it takes as long for one as for ten."""
 
-ROWS_AHEAD = 16
-"""Rows made at a time where rows are read in their order."""
+KEPT_ROWS = 4096
+"""Rows up to which all of a table are kept, where they are read in any order."""
+
+
+class Rows:
+    """A few consecutive rows, by column. What they give is new each time, and may be changed.
+
+    Args:
+        piece: rows that these are among.
+        at: the first of them, by its number in the piece.
+        count: how many.
+    """
+
+    __slots__ = ("_at", "_piece", "count")
+
+    def __init__(self, piece: Piece, at: int, count: int) -> None:
+        self._piece, self._at, self.count = piece, at, count
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._piece.columns
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column."""
+        return self._piece.columns[name].some(self._at, self._at + self.count)
+
+    def value(self, name: str, row: int = 0) -> Any:
+        """The value of a column in one row."""
+        return self._piece.columns[name].one(self._at + row)
+
+    def length(self, name: str, row: int) -> int:
+        """The length of a value of a column of lists."""
+        return self._lists(name).length(self._at + row)
+
+    def entry(self, name: str, row: int, number: int) -> Any:
+        """One entry of a value of a column of lists; the others are not made.
+
+        Raises:
+            IndexError: if there is none.
+        """
+        return self._lists(name).entry(self._at + row, number)
+
+    def file(self, row: int = 0) -> int:
+        """Number of the file that holds a row."""
+        return self._piece.files[self._at + row]
+
+    def whole(self) -> dict[str, Any]:
+        """All columns of the first row, and "file"."""
+        return {**{name: self.value(name) for name in self._piece.columns}, "file": self.file()}
+
+    def _lists(self, name: str) -> Lists:
+        found = self._piece.columns[name]
+        assert isinstance(found, Lists), name
+        return found
+
+
+class Piece:
+    """Rows that were taken out of Arrow together.
+
+    Args:
+        columns: each of all rows.
+        files: number of the file of each row.
+        first: number of the first row.
+    """
+
+    def __init__(self, columns: Mapping[str, Column], files: Sequence[int], first: int) -> None:
+        self.columns, self.files, self.first = columns, files, first
+
+    def rows(self, first: int, count: int) -> Rows | None:
+        """Some of them, None if not all are here."""
+        at = first - self.first
+        return Rows(self, at, count) if at >= 0 and at + count <= len(self.files) else None
 
 
 class RowReader:
-    """The rows of a table and split as dictionaries, without their pictures.
+    """The rows of a table and split without their pictures.
 
     Args:
         index: of the table and split.
         columns: the columns to read, all but the pictures by default.
-        ahead: rows to make at a time, for rows that are read in their order; Arrow takes as long for one as for ten.
-        late: make the instances of a picture when they are asked for, see `LateInstances`.
+        ahead: rows to take at a time, for rows that are read in their order.
     """
 
-    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1, *, late: bool = False) -> None:
+    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1) -> None:
         self.index = index
         self._columns = tuple(columns)
         self._ahead = ahead
-        self._late = late
-        self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._held: dict[int, Piece] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     def get(self, row: int) -> dict[str, Any]:
-        """One row; not to be changed, others may hold it too."""
-        return self.run(row, 1)[0]
+        """One row as a dictionary, and the number of its "file"."""
+        return Rows(self._piece(row, row + 1), 0, 1).whole()
 
-    def run(self, first: int, count: int) -> list[dict[str, Any]]:
-        """So many rows from the first on; not to be changed."""
-        found = list(map(self._kept.get, range(first, first + count)))
-        for place, known in enumerate(found):
-            if known is None:
-                row = first + place
-                if row not in self._kept:  # it may have come with another
-                    self._make(row, max(self._ahead, count - place))
-                found[place] = self._kept[row]
-        while len(self._kept) > KEPT_ROWS:
-            self._kept.popitem(last=False)
-        return found  # type: ignore[return-value]  # none is None any more
+    def rows(self, first: int, count: int, run: int, stop: int) -> Rows:
+        """Some rows.
 
-    def forget(self, first: int, stop: int) -> None:
-        """Rows [first, stop) will not be asked for again."""
-        for row in range(first, stop):
-            self._kept.pop(row, None)
+        Args:
+            first: the first of them.
+            count: how many.
+            run: a number for rows that are read in their order, until `leave`; different ones are read by turns.
+            stop: behind the last row of the run.
+        """
+        held = self._held.get(run)
+        found = held and held.rows(first, count)
+        if not found:
+            end = max(first + count, min(first + self._ahead, stop))
+            self._held[run] = made = self._piece(first, end)
+            found = Rows(made, 0, count)
+        return found
 
-    def _make(self, first: int, count: int) -> None:
-        """Make some rows from the first on, as far as its row group reaches."""
-        table, inside, file = self.index.find(first, self._columns)
-        names, part = table.column_names, table.slice(inside, count)
-        columns = [  # faster than the rows at once
-            instances(column) if name == "instances" and self._late else column.to_pylist()
-            for name, column in zip(names, part.columns, strict=True)
-        ]
-        for row, of_row in enumerate(zip(*columns, strict=True), first):
-            made = dict(zip(names, of_row, strict=True))
-            made["file"] = file
-            _check_places(self.index, made)
-            self._kept[row] = made
+    def leave(self, run: int) -> None:
+        """No more rows of a run are wanted."""
+        self._held.pop(run, None)
+
+    def _piece(self, first: int, stop: int) -> Piece:
+        """Rows [first, stop).
+
+        Raises:
+            OutputError: if the index is not one that was written with its files.
+        """
+        tables, files, row = [], [], first
+        while row < stop:
+            table, inside, file = self.index.find(row, self._columns)
+            part = table.slice(inside, stop - row)
+            _check_places(self.index, file, part)
+            tables.append(part)
+            files += [file] * len(part)
+            row += len(part)
+        whole = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+        names, arrays = whole.column_names, map(_one_array, whole.columns)
+        return Piece({name: column(array) for name, array in zip(names, arrays, strict=True)}, files, first)
 
 
-def _check_places(index: Index, row: Mapping[str, Any]) -> None:
-    """Make sure that the places in a row of an index are places at all.
+def _one_array(chunks: pa.ChunkedArray) -> pa.Array:
+    return chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
+
+
+def _check_places(index: Index, file: int, rows: pa.Table) -> None:
+    """Make sure that the places in rows of an index are places at all.
 
     Raises:
         OutputError: if the index is not one that was written with its files.
     """
-    pictures = row.get("pictures", [])
-    sound = pictures is not None and all(
-        place is None or ((place["offset"] or 0) >= LENGTH and (place["size"] or 0) > 0) for place in pictures
-    )
-    if not sound:
-        raise index.damaged(row["file"], "a picture has no place in the files")
+    if "pictures" not in rows.column_names:
+        return
+    pictures = _one_array(rows.column("pictures"))
+    places = pictures.flatten()
+    there = places.drop_null() if places.null_count else places
+    offsets, sizes = (there.field(name).to_numpy(zero_copy_only=False) for name in ("offset", "size"))
+    sound = (offsets >= LENGTH) & (sizes > 0)  # which a null, made a NaN, is not
+    if pictures.null_count or not sound.all():
+        raise index.damaged(file, "a picture has no place in the files")
 
 
 def read_stories(path: str, split: str = "", number: int = 4, story_ids: Sequence[str] = ()) -> list[dict[str, Any]]:

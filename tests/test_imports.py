@@ -49,7 +49,7 @@ ORDER = [
     "storage",
     "folder",
     "sources",
-    "late",
+    "columns",
     "rows",
     "views",
     "selection",

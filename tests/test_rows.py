@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openstory_hf import rows, sources
+from openstory_hf import sources
 from openstory_hf.folder import BuiltFolder, Index
 from openstory_hf.rows import RowReader
 from openstory_hf.sources import LENGTH, PLACES, Extents
@@ -71,30 +71,32 @@ def test_the_extents_of_rows_are_those_of_their_pictures(data):
 
 
 @given(placed(), st.integers(1, 7), st.data())
-def test_rows_are_the_same_however_many_are_made_at_a_time(groups, ahead, data):
-    flat = [{"pictures": pictures, "file": file} for file, group in groups for pictures in group]
+def test_rows_are_the_same_however_many_are_taken_at_a_time_and_by_turns(groups, ahead, data):
+    flat = [(file, pictures) for file, group in groups for pictures in group]
     reader = RowReader(Given(groups), PLACES, ahead)
-    for _ in range(5):
+    for _ in range(8):
         first = data.draw(st.integers(0, len(flat) - 1))
         count = data.draw(st.integers(1, len(flat) - first))
-        assert reader.run(first, count) == flat[first : first + count]
+        stop = data.draw(st.integers(first + count, len(flat)))
+        run = data.draw(st.integers(0, 1))
+        found = reader.rows(first, count, run, stop)
+        expected = flat[first : first + count]
+        assert [(found.file(row), found.value("pictures", row)) for row in range(count)] == expected
+        assert found.column("pictures") == [pictures for _, pictures in expected]
+        assert reader.get(first) == {"pictures": flat[first][1], "file": flat[first][0]}
+        if data.draw(st.booleans()):
+            reader.leave(run)
 
 
-def test_the_rows_of_one_request_are_given_even_if_they_are_more_than_are_kept(monkeypatch):
-    monkeypatch.setattr(rows, "KEPT_ROWS", 2)
+def test_rows_behind_the_end_of_a_run_are_not_taken():
     flat = [[{"path": "p", "offset": 8 + 9 * row, "size": 5}] for row in range(9)]
     reader = RowReader(Given([(0, flat)]), PLACES, ahead=4)
-    assert [row["pictures"][0]["offset"] for row in reader.run(1, 7)] == [8 + 9 * row for row in range(1, 8)]
-    assert len(reader._kept) == 2
-
-
-def test_rows_that_are_forgotten_are_made_again():
-    flat = [[{"path": "p", "offset": 8 + 9 * row, "size": 5}] for row in range(9)]
-    reader = RowReader(Given([(0, flat)]), PLACES, ahead=4)
-    whole = reader.run(0, 9)
-    reader.forget(2, 7)
-    assert sorted(reader._kept) == [0, 1, 7, 8]
-    assert reader.run(0, 9) == whole
+    sizes = []
+    for first in range(7):
+        reader.rows(first, 1, 0, 7)
+        sizes.append(len(reader._held[0].files))
+    assert sizes == [4, 4, 4, 4, 3, 3, 3]
+    assert reader.rows(0, 1, 0, 7).value("pictures") == flat[0]  # and back
 
 
 @pytest.mark.parametrize("scattered", [False, True])

@@ -87,19 +87,19 @@ def test_a_local_dataset_opens_the_files_it_reads_and_no_others(many):
 
 
 def test_rows_are_held_while_their_piece_is_read_and_no_longer(many, monkeypatch):
-    """32 pieces of 4 MB, of stories of 500 kB, have 256 rows; 16 are made at a time."""
+    """32 pieces of 4 MB, of stories of 500 kB, have 9 rows each at most."""
     held = []
 
     class Reader(rows.RowReader):
-        def run(self, first, count):
-            found = super().run(first, count)
-            held.append(len(self._kept))
+        def rows(self, first, count, run, stop):
+            found = super().rows(first, count, run, stop)
+            held.append(sum(len(piece.files) for piece in self._held.values()))
             return found
 
     monkeypatch.setattr(load, "RowReader", Reader)
     list(islice(iter(load_stories(many, shuffle=True, columns=("story_id",))), 3000))
     assert len(held) == 3000
-    assert max(held) < 32 * 2 * 16
+    assert max(held) <= 32 * 9
 
 
 def held_by(work):
