@@ -26,9 +26,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from benchmarks import huge
 from benchmarks.loading import command, measure, table
@@ -42,6 +45,9 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "shuffled": {"shuffle": True},
     "windows of 3, shuffled": {"shuffle": True, "length": 3},
 }
+OPENED = "opened"
+"""A file that is not there, asked for to mark the moment."""
+
 SIZES = (1, 4, 16)
 SEQUENCES = 800
 """Sequences of ten frames in a release of size 1; a picture of 20 kB each."""
@@ -50,34 +56,28 @@ SEQUENCES = 800
 # -- opening: each in a process of its own
 
 
-def opening(folder: str, remote: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """Open a dataset and take a batch.
+def opening(path: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Open a dataset, from a folder or a server, and take a batch.
 
     Returns:
-        `requests` until the first row's own data is asked for and in all, `kinds` of them; `imported`, `opened`,
-        `batch`: anonymous bytes after importing, before the first row's data, and with the first batch;
-        `cpu`: processor seconds to open it and begin its order.
+        `imported`, `opened`, `batch`: anonymous bytes after importing, before the first row's data, and with the first
+        batch; `cpu`: processor seconds to open it and begin its order. A server is asked for `OPENED` when it is.
     """
     from openstory_hf import load_stories
-    from openstory_hf.testing import FileServer
 
     gc.collect()
     found: dict[str, Any] = {"imported": measure.anonymous(os.getpid())}
-    with FileServer(folder) as server:
-        began = time.process_time()
-        stories = load_stories(server.url if remote else folder, **options)
-        stories.order(0).at(0, BATCH)  # what the first stories are
-        found |= {
-            "cpu": time.process_time() - began,
-            "opened": measure.anonymous(os.getpid()),
-            "opening": len(server.requests),
-        }
-        rows = list(islice(iter(stories), BATCH))
-        assert len(rows) == BATCH
-        assert all(len(image["bytes"]) == PICTURE for row in rows for image in row["images"])
-        found |= {"batch": measure.anonymous(os.getpid()), "stories": stories.num_stories}
-        kinds = Counter(_kind(request.path) for request in server.requests)
-    return found | {"kinds": dict(kinds)}
+    began = time.process_time()
+    stories = load_stories(path, **options)
+    stories.order(0).at(0, BATCH)  # what the first stories are
+    found |= {"cpu": time.process_time() - began, "opened": measure.anonymous(os.getpid())}
+    if path.startswith("http"):
+        with suppress(HTTPError):
+            urlopen(f"{path}/{OPENED}")
+    rows = list(islice(iter(stories), BATCH))
+    assert len(rows) == BATCH
+    assert all(len(image["bytes"]) == PICTURE for row in rows for image in row["images"])
+    return found | {"batch": measure.anonymous(os.getpid())}
 
 
 def _kind(path: str) -> str:
@@ -87,19 +87,25 @@ def _kind(path: str) -> str:
 
 
 def report_opening(chosen: argparse.Namespace) -> str:
+    from openstory_hf.testing import FileServer
+
     folder = chosen.work / f"huge-{chosen.shards}-{chosen.groups}"
     huge.write(folder, shards=chosen.shards, groups=chosen.groups, rows=ROWS, picture_bytes=PICTURE)
     busy = [table.load_average()]
     rows = []
     for remote in (True, False):
         for name, options in REQUESTS.items():
-            found = measure.call("benchmarks.scale", "opening", folder=folder, remote=remote, options=options)
-            kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found["kinds"].items()))
+            with FileServer(folder) as server:
+                path = server.url if remote else folder
+                found = measure.call("benchmarks.scale", "opening", path=path, options=options)
+                paths = [request.path for request in server.requests]
+            kinds = Counter(_kind(path) for path in paths if OPENED not in path)
+            by_kind = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
             rows.append(
                 [
                     f"{name}, {'over HTTP' if remote else 'from a disk'}",
-                    f"{found['opening']}" if remote else "–",
-                    kinds if remote else "–",
+                    f"{paths.index(f'/{OPENED}')}" if remote else "–",
+                    by_kind if remote else "–",
                     *(f"{found[at] / 1e6:,.0f}" for at in ("imported", "opened", "batch")),
                     f"{found['cpu']:.2f}",
                 ]

@@ -176,15 +176,18 @@ class Windows(Selection):
         """As `Selection.before`."""
         found = np.full(len(rows), len(self), np.int64)
         there = rows[: np.searchsorted(rows, self._contents.rows[-1])]
-        for group, which in _each(np.searchsorted(self._contents.rows, there, side="right") - 1):
-            runs, inside = self._runs(group), there[which] - self._contents.rows[group]
+        groups = np.searchsorted(there, self._contents.rows)
+        for group, (start, stop) in enumerate(pairwise(groups.tolist())):
+            if start == stop:
+                continue
+            runs, inside = self._runs(group), there[start:stop] - self._contents.rows[group]
             if runs.rows is None:
                 windows = runs.windows[inside]
             else:
                 run = _last_not_after(runs.rows, inside)
                 windows = runs.windows[run] - (runs.rows[run] - inside) // self._stride
                 windows = np.minimum(windows, runs.windows[run + 1])
-            found[which] = self._first[group] + windows
+            found[start:stop] = self._first[group] + windows
         return found
 
     def _windows(self, runs: NDArray[np.int32]) -> NDArray[np.int32]:
