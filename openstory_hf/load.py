@@ -6,6 +6,7 @@ their key pictures, `frames` (each stored once) for windows of another length or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from openstory_hf.folder import BuiltFolder
 from openstory_hf.forecast import Forecast, forecast, shares
 from openstory_hf.order import Ints, Order
 from openstory_hf.references import POLICIES
-from openstory_hf.rows import KEPT_ROWS, ROWS_AHEAD, RowReader
+from openstory_hf.rows import RowReader
 from openstory_hf.schedule import SEGMENT, Reads, Schedule, Shuffle
 from openstory_hf.schema import STORIES
 from openstory_hf.selection import Where, describe, select
@@ -204,6 +205,14 @@ class StoryStream(ElasticStream):
             numbers = np.concatenate([order.at(start, stop) for start, stop in segment])
             yield from self.stories(numbers, epoch)
 
+    def _blocks(self, reads: Reads, rows: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """Of each run its block, and the rows of it: those windows that start there take. All is one to "full"."""
+        if self.request.shuffle == "full":
+            return [0] * len(reads.block), [(0, rows)] * len(reads.block)
+        first = self.schedule.blocks.first
+        stop = np.minimum(first[reads.block + 1] + self.schedule.selection.span - 1, rows)
+        return reads.block.tolist(), list(zip(first[reads.block].tolist(), stop.tolist(), strict=True))
+
     def stories(self, numbers: Ints, epoch: int, lap: int = 0) -> Iterator[dict[str, Any]]:
         """Some stories by their number in file order, one after another.
 
@@ -221,34 +230,37 @@ class StoryStream(ElasticStream):
         selection, assembly, folder = self.schedule.selection, self._assembly, self._folder
         reads = self.schedule.reads(numbers)
         index, scattered = folder.index(selection.table, self.request.split), self.request.shuffle == "full"
-        ahead = 1 if scattered else ROWS_AHEAD
-        light = RowReader(index, [*assembly.needed, *PLACES], ahead)
-        ids = RowReader(folder.index("stories", self.request.split), ["story_id"], ahead)
-        if scattered and len(index) <= KEPT_ROWS:
-            light.rows(0, len(index), 0, len(index))
-        runs = list(zip(reads.first.tolist(), reads.stop.tolist(), strict=True))
+        published_index = folder.index("stories", self.request.split)
+        ordered = not self.request.shuffle or self.schedule.at_a_time > 0  # within a block
+        light = RowReader(index, [*assembly.needed, *PLACES], ordered=ordered)
+        ids = RowReader(published_index, ["story_id"], ordered=ordered)
+        blocks, bounds = self._blocks(reads, len(index))
+        begun, left = Counter(blocks), np.bincount(reads.run).tolist()
+        runs = zip(reads.first.tolist(), reads.stop.tolist(), strict=True)
         source = picture_source(index, enumerate(runs), scattered=scattered)
-        left = np.bincount(reads.run).tolist()
         for_all = self.request.frame == "random-per-epoch"
         try:
             for number, first, count, begin, end, run, draw in _in_python(numbers, reads, drawn):
+                block = blocks[run]
                 if assembly.with_pictures:
                     source.enter(run)  # before the rows: its index comes with it
-                rows = light.rows(first, count, 0 if scattered else run, runs[run][1])
+                rows = light.rows(first, count, block, bounds[run])
                 images = partial(source.get, run)
                 if selection.table == "stories":
                     yield assembly.from_story(rows, begin, end, images, draw)
                 else:
-                    published = selection.published(number)
-                    story_id = "" if published is None else ids.rows(published, 1, run, len(ids)).value("story_id")
+                    at = selection.published(number)
+                    named = None if at is None else ids.rows(at, 1, block, (0, len(published_index)))
                     of_frames = (of_epoch, first) if for_all else (draw, 0)
-                    yield assembly.from_frames(rows, story_id, images, draw, of_frames)
+                    yield assembly.from_frames(rows, named.value("story_id") if named else "", images, draw, of_frames)
                 left[run] -= 1
                 if not left[run]:
-                    for reader in (light, ids):
-                        reader.leave(run)
                     if assembly.with_pictures:
                         source.leave(run)
+                    begun[block] -= 1
+                    if not begun[block]:
+                        light.leave(block)
+                        ids.leave(block)
         finally:
             source.close()
 

@@ -14,10 +14,10 @@ from openstory_hf.schema import TABLES
 from openstory_hf.sources import LENGTH, PLACES, picture_source
 
 ROWS_AHEAD = 64
-"""Rows taken out of Arrow at a time where rows are read in their order: it takes as long for one as for ten."""
+"""Rows of a block taken out of Arrow at a time where they are read in their order: one takes as long as ten."""
 
 KEPT_ROWS = 4096
-"""Rows up to which all of a table are kept, where they are read in any order."""
+"""Rows up to which all of a block are taken where they are read in any order."""
 
 
 class Rows:
@@ -95,42 +95,41 @@ class RowReader:
     Args:
         index: of the table and split.
         columns: the columns to read, all but the pictures by default.
-        ahead: rows to take at a time, for rows that are read in their order.
+        ordered: whether the rows of a block are read in their order.
     """
 
-    def __init__(self, index: Index, columns: Iterable[str], ahead: int = 1) -> None:
+    def __init__(self, index: Index, columns: Iterable[str], *, ordered: bool = False) -> None:
         self.index = index
         self._columns = tuple(columns)
-        self._ahead = ahead
+        self._ordered = ordered
         self._held: dict[int, Piece] = {}
-
-    def __len__(self) -> int:
-        return len(self.index)
 
     def get(self, row: int) -> dict[str, Any]:
         """One row as a dictionary, and the number of its "file"."""
         return Rows(self._piece(row, row + 1), 0, 1).whole()
 
-    def rows(self, first: int, count: int, run: int, stop: int) -> Rows:
-        """Some rows.
+    def rows(self, first: int, count: int, block: int, bounds: tuple[int, int]) -> Rows:
+        """Some rows of a block, of which some are held until `leave`.
 
         Args:
             first: the first of them.
             count: how many.
-            run: a number for rows that are read in their order, until `leave`; different ones are read by turns.
-            stop: behind the last row of the run.
+            block: its number.
+            bounds: the first row of the block, and behind the last.
         """
-        held = self._held.get(run)
+        held = self._held.get(block)
         found = held and held.rows(first, count)
         if not found:
-            end = max(first + count, min(first + self._ahead, stop))
-            self._held[run] = made = self._piece(first, end)
-            found = Rows(made, 0, count)
+            begin, stop = bounds
+            if stop - begin > (ROWS_AHEAD if self._ordered else KEPT_ROWS):
+                begin, stop = first, min(first + max(count, ROWS_AHEAD if self._ordered else 1), stop)
+            self._held[block] = made = self._piece(begin, stop)
+            found = Rows(made, first - begin, count)
         return found
 
-    def leave(self, run: int) -> None:
-        """No more rows of a run are wanted."""
-        self._held.pop(run, None)
+    def leave(self, block: int) -> None:
+        """No more rows of a block are wanted."""
+        self._held.pop(block, None)
 
     def _piece(self, first: int, stop: int) -> Piece:
         """Rows [first, stop).

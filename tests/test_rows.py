@@ -1,13 +1,14 @@
 """Rows through the index, and where their pictures lie: against a look at each picture."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from openstory_hf import sources
+from openstory_hf import rows, sources
 from openstory_hf.folder import BuiltFolder, Index
 from openstory_hf.rows import RowReader
 from openstory_hf.sources import LENGTH, PLACES, Extents
@@ -70,33 +71,52 @@ def test_the_extents_of_rows_are_those_of_their_pictures(data):
     assert Extents(Given(groups)).of(first, stop) == expected
 
 
-@given(placed(), st.integers(1, 7), st.data())
-def test_rows_are_the_same_however_many_are_taken_at_a_time_and_by_turns(groups, ahead, data):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(placed(), st.integers(1, 7), st.integers(1, 30), st.booleans(), st.data())
+def test_rows_are_the_same_however_many_are_taken_at_a_time(monkeypatch, groups, ahead, kept, ordered, data):
+    monkeypatch.setattr(rows, "ROWS_AHEAD", ahead)
+    monkeypatch.setattr(rows, "KEPT_ROWS", kept)
     flat = [(file, pictures) for file, group in groups for pictures in group]
-    reader = RowReader(Given(groups), PLACES, ahead)
+    reader = RowReader(Given(groups), PLACES, ordered=ordered)
+    ends = sorted({0, len(flat), data.draw(st.integers(0, len(flat)))})
+    blocks = list(enumerate(pairwise(ends)))
     for _ in range(8):
-        first = data.draw(st.integers(0, len(flat) - 1))
-        count = data.draw(st.integers(1, len(flat) - first))
-        stop = data.draw(st.integers(first + count, len(flat)))
-        run = data.draw(st.integers(0, 1))
-        found = reader.rows(first, count, run, stop)
+        block, (begin, stop) = data.draw(st.sampled_from(blocks))
+        first = data.draw(st.integers(begin, stop - 1))
+        count = data.draw(st.integers(1, stop - first))
+        found = reader.rows(first, count, block, (begin, stop))
         expected = flat[first : first + count]
         assert [(found.file(row), found.value("pictures", row)) for row in range(count)] == expected
         assert found.column("pictures") == [pictures for _, pictures in expected]
         assert reader.get(first) == {"pictures": flat[first][1], "file": flat[first][0]}
         if data.draw(st.booleans()):
-            reader.leave(run)
+            reader.leave(block)
 
 
-def test_rows_behind_the_end_of_a_run_are_not_taken():
+@pytest.mark.parametrize(
+    ("ordered", "bounds", "taken"),
+    [
+        (True, (0, 9), [(0, 4), (3, 7), (6, 9)]),  # from the first row on that is not there
+        (True, (2, 6), [(2, 6)]),  # all of a small block
+        (False, (0, 9), [(0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7), (6, 8), (7, 9)]),  # what is asked for
+        (False, (2, 8), [(2, 8)]),
+    ],
+)
+def test_rows_of_a_block_are_taken_ahead_up_to_its_end(ordered, bounds, taken, monkeypatch):
+    monkeypatch.setattr(rows, "ROWS_AHEAD", 4)
+    monkeypatch.setattr(rows, "KEPT_ROWS", 6)
+    pieces = []
+
+    class Reader(RowReader):
+        def _piece(self, first, stop):
+            pieces.append((first, stop))
+            return super()._piece(first, stop)
+
     flat = [[{"path": "p", "offset": 8 + 9 * row, "size": 5}] for row in range(9)]
-    reader = RowReader(Given([(0, flat)]), PLACES, ahead=4)
-    sizes = []
-    for first in range(7):
-        reader.rows(first, 1, 0, 7)
-        sizes.append(len(reader._held[0].files))
-    assert sizes == [4, 4, 4, 4, 3, 3, 3]
-    assert reader.rows(0, 1, 0, 7).value("pictures") == flat[0]  # and back
+    reader = Reader(Given([(0, flat)]), PLACES, ordered=ordered)
+    for first in range(bounds[0], bounds[1] - 1):
+        assert reader.rows(first, 2, 0, bounds).column("pictures") == flat[first : first + 2]
+    assert pieces == taken
 
 
 @pytest.mark.parametrize("scattered", [False, True])

@@ -86,20 +86,21 @@ def test_a_local_dataset_opens_the_files_it_reads_and_no_others(many):
     }
 
 
-def test_rows_are_held_while_their_piece_is_read_and_no_longer(many, monkeypatch):
-    """32 pieces of 4 MB, of stories of 500 kB, have 9 rows each at most."""
+def test_rows_are_held_while_their_block_is_read_and_no_longer(many, monkeypatch):
+    """32 blocks of 24 MB, of stories of 500 kB, 50 each at most."""
     held = []
 
     class Reader(rows.RowReader):
-        def rows(self, first, count, run, stop):
-            found = super().rows(first, count, run, stop)
-            held.append(sum(len(piece.files) for piece in self._held.values()))
+        def rows(self, *request):
+            found = super().rows(*request)
+            held.append((len(self._held), sum(len(piece.files) for piece in self._held.values())))
             return found
 
     monkeypatch.setattr(load, "RowReader", Reader)
     list(islice(iter(load_stories(many, shuffle=True, columns=("story_id",))), 3000))
     assert len(held) == 3000
-    assert max(held) <= 32 * 9
+    assert max(held)[0] == 32
+    assert max(rows for _, rows in held) <= 32 * 50
 
 
 def held_by(work):
