@@ -72,3 +72,8 @@ def before_each(values: Any, dtype: Any = np.int64) -> NDArray[Any]:
     found = np.zeros(len(values) + 1, dtype)
     np.cumsum(values, out=found[1:])
     return found
+
+
+def narrow(most: int) -> np.dtype[Any]:
+    """The smaller type of numbers up to this one: int32 or int64. There are a few for each of a million blocks."""
+    return np.dtype(np.int32 if most < 1 << 31 else np.int64)

@@ -102,8 +102,8 @@ def load_stories(
 
     Returns:
         An iterable of rows with the columns of `schema.STORIES` and two more: `texts`, and `draw`, a random number
-        below 2**63 for this story in this epoch, which collators make their random choices by. Rows may share what
-        their lists hold, so change nothing inside them. It is a `torch` IterableDataset when torch has been imported.
+        below 2**63 for this story in this epoch, which collators make their random choices by. It is a `torch`
+        IterableDataset when torch has been imported.
 
     Raises:
         OutputError: if the folder is not a finished build.

@@ -13,12 +13,12 @@ worked out when it is asked for, from a few numbers for each block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openstory_hf.layout import Layout
+from openstory_hf.layout import Layout, narrow
 
 Ints = NDArray[np.int64]
 
@@ -61,12 +61,12 @@ class Blocks:
     """How the rows of a table are cut.
 
     Args:
-        first: first row of each block, and behind the last one the number of rows, int64 (B + 1,).
+        first: first row of each block, and behind the last one the number of rows, int32 or int64 (B + 1,).
         pieces: number of pieces of each block, int32 (B,).
         bytes: of all of them.
     """
 
-    first: Ints
+    first: NDArray[Any]
     pieces: NDArray[np.int32]
     bytes: int
 
@@ -90,16 +90,17 @@ def blocks(layout: Layout, length: int, *, largest: bool = False, piece_bytes: i
         largest: take the largest size at once, for rows that are read in their order.
         piece_bytes: of the pieces.
     """
-    total = int(layout.sizes[-1])
+    total, kind = int(layout.sizes[-1]), narrow(len(layout))
     size = BLOCK_BYTES[1] if largest else min(max(total / BLOCKS, BLOCK_BYTES[0]), BLOCK_BYTES[1])
     overhang = max(1, OVERHANG * (length - 1))
-    first, pieces = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    first, pieces = [np.zeros(0, kind)], [np.zeros(0, np.int32)]
     for part in layout.parts(_FILES):
         begun = _begun(part, size, max(BLOCK_ROWS, overhang))
-        first.append(begun[:-1])
+        first.append(begun[:-1].astype(kind))
         many = np.minimum(np.round(np.diff(part.bytes_before(begun)) / piece_bytes), np.diff(begun) // overhang)
         pieces.append(np.maximum(many, 1).astype(np.int32))
-    return Blocks(first=np.concatenate([*first, layout.files[-1:]]), pieces=np.concatenate(pieces), bytes=total)
+    first.append(layout.files[-1:].astype(kind))
+    return Blocks(first=np.concatenate(first), pieces=np.concatenate(pieces), bytes=total)
 
 
 def _begun(layout: Layout, size: float, least: int) -> Ints:
@@ -166,16 +167,16 @@ class ByBlocks:
         lap: how often the stories were gone through within the epoch before.
     """
 
-    def __init__(self, before: Ints, width: int, seed: int, epoch: int, lap: int = 0) -> None:
+    def __init__(self, before: NDArray[Any], width: int, seed: int, epoch: int, lap: int = 0) -> None:
         draw = np.random.default_rng([_SHUFFLE, seed, epoch, lap])
         turns = np.flatnonzero(before[1:] > before[:-1]).astype(np.int32)  # filters can empty blocks
         turns = turns[_permutation(draw, len(turns))]
         self._first = before[turns]
-        self._size = (before[turns + 1] - self._first).astype(np.int32)
+        self._size = (before[turns + 1] - self._first).astype(np.int32, copy=False)
         self._width = max(1, min(width, len(turns)))
         self._offset = draw.random(len(turns), dtype=np.float32)
         self._salt = int(draw.integers(2**63))
-        self._before = np.zeros(len(turns) + self._width, np.int64)
+        self._before = np.zeros(len(turns) + self._width, before.dtype)
         for some in range(0, len(turns), _TURNS):
             here = slice(some, min(some + _TURNS, len(turns)))
             done = np.zeros(here.stop - some, np.int32)
@@ -225,7 +226,7 @@ class ByBlocks:
 
 def _permutation(draw: np.random.Generator, count: int) -> NDArray[np.integer]:
     """A permutation drawn anew until it moves things far: a shuffle of few blocks can fall short by chance."""
-    plain = np.arange(count, dtype=np.int32 if count < 1 << 31 else np.int64)
+    plain = np.arange(count, dtype=narrow(count))
     while True:
         found = draw.permutation(plain)
         if not FEW <= count < MANY or np.abs(found - plain).mean() >= FAR * count:

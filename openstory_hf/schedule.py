@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openstory_hf import order
-from openstory_hf.layout import Layout
+from openstory_hf.layout import Layout, narrow
 from openstory_hf.order import ByBlocks, Freely, InOrder, Order
 from openstory_hf.selection import Places, Selection
 from openstory_hf.stream import Intervals, cut, size_of
@@ -59,9 +59,10 @@ class Schedule:
         piece_bytes = order.piece_bytes(shuffle) if type(shuffle) is int else order.PIECE_BYTES
         self.blocks = order.blocks(layout, selection.span, largest=not shuffle, piece_bytes=piece_bytes)
         # blocks of stories: those that begin in the rows of a block
-        self._first_story = selection.before(self.blocks.first) if len(selection) else np.zeros(1, np.int64)
+        before = selection.before(self.blocks.first) if len(selection) else np.zeros(1, np.int64)
+        self._first_story = before.astype(narrow(len(selection)), copy=False)
         self._pieces = int(self.blocks.pieces.sum(dtype=np.int64))
-        self._first_piece = np.cumsum(self.blocks.pieces, dtype=np.int32 if self._pieces < 1 << 31 else np.int64)
+        self._first_piece = np.cumsum(self.blocks.pieces, dtype=narrow(self._pieces))
         self._first_piece -= self.blocks.pieces
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openstory_hf.contents import Contents
 from openstory_hf.errors import UsageError
 from openstory_hf.folder import BuiltFolder, Index
-from openstory_hf.layout import before_each
+from openstory_hf.layout import before_each, narrow
 
 Ints = NDArray[np.int64]
 Bounds = tuple[int, int | None]
@@ -174,7 +174,7 @@ class Windows(Selection):
 
     def before(self, rows: Ints) -> Ints:
         """As `Selection.before`."""
-        found = np.full(len(rows), len(self), np.int64)
+        found = np.full(len(rows), len(self), narrow(len(self)))
         there = rows[: np.searchsorted(rows, self._contents.rows[-1])]
         groups = np.searchsorted(there, self._contents.rows)
         for group, (start, stop) in enumerate(pairwise(groups.tolist())):

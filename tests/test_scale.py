@@ -118,6 +118,17 @@ def layout_of(files, groups, rows):
     return Layout.of([{"rows": groups * rows, "bytes": groups * 24 * MB, "row_groups": [rows] * groups}] * files)
 
 
+def test_more_stories_than_32_bits_count_are_ordered():
+    layout = layout_of(files=30, groups=100, rows=1_000_000)
+    planned = schedule.Schedule(layout, Rows(len(layout)), True, 0)
+    order = planned.order(0)
+    found = np.concatenate([order.at(at, at + 1000) for at in range(0, len(layout), 10**9)])
+    assert len(set(found.tolist())) == len(found) == 3_000
+    assert 0 <= found.min()
+    assert 2**31 < found.max() < len(layout)
+    assert (np.diff(planned.blocks.first[planned.block_of(found)[:, None] + [0, 1]]) > 0).all()
+
+
 def test_planning_takes_memory_for_blocks_and_none_for_stories():
     """64 bytes a block would be 64 MB for a million of them."""
 
