@@ -39,19 +39,18 @@ _NUMBERS = (pa.lib.IntegerArray, pa.lib.FloatingPointArray, pa.BooleanArray)
 class _Values:
     """Texts and numbers."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("values",)
 
     def __init__(self, array: pa.Array) -> None:
         # by way of numpy in a fifth of the time of `to_pylist`; but with nulls among them, numbers become floats
         by_numpy = isinstance(array, pa.StringArray) or (isinstance(array, _NUMBERS) and not array.null_count)
-        self._values = array.to_numpy(zero_copy_only=False).tolist() if by_numpy else array.to_pylist()
+        self.values: list[Any] = array.to_numpy(zero_copy_only=False).tolist() if by_numpy else array.to_pylist()
 
     def one(self, at: int) -> Any:
-        return self._values[at]
+        return self.values[at]
 
     def some(self, start: int, stop: int) -> list[Any]:
-        found: list[Any] = self._values[start:stop]
-        return found
+        return self.values[start:stop]
 
 
 class Lists:
@@ -79,9 +78,14 @@ class Lists:
 
     def some(self, start: int, stop: int) -> list[Any]:
         """As `Column.some`."""
-        edges, entries = self._edges[start : stop + 1], self._entries.some
-        found: list[Any] = [entries(edge, end) for edge, end in pairwise(edges)]
-        return _with_holes(found, self._there, start)
+        edges, entries = pairwise(self._edges[start : stop + 1]), self._entries
+        found: list[Any]
+        if isinstance(entries, _Values):  # most lists are of texts or numbers, and calls take time
+            values = entries.values
+            found = [values[edge:end] for edge, end in edges]
+        else:
+            found = [entries.some(edge, end) for edge, end in edges]
+        return _with_holes(found, self._there, start) if self._there else found
 
     def length(self, at: int) -> int:
         """The length of a list, 0 for a null."""
@@ -116,18 +120,16 @@ class _Structs:
     def some(self, start: int, stop: int) -> list[Any]:
         if start == stop:
             return []
-        names, values = self._names, zip(*[field.some(start, stop) for field in self._fields], strict=True)
-        found: list[Any] = [dict(zip(names, of_one, strict=True)) for of_one in values]
-        return _with_holes(found, self._there, start)
+        names, values = self._names, zip(*[field.some(start, stop) for field in self._fields])  # noqa: B905 - slower
+        found: list[Any] = [dict(zip(names, of_one)) for of_one in values]  # noqa: B905
+        return _with_holes(found, self._there, start) if self._there else found
 
 
 _NOTHING = _Values(pa.array([], pa.string()))
 
 
-def _with_holes(values: list[Any], there: list[bool] | None, start: int) -> list[Any]:
+def _with_holes(values: list[Any], there: list[bool], start: int) -> list[Any]:
     """The same with None for those that are not there; the first of them has this number."""
-    if not there:
-        return values
     return [value if there[at] else None for at, value in enumerate(values, start)]
 
 

@@ -124,7 +124,7 @@ def test_more_stories_than_32_bits_count_are_ordered():
     order = planned.order(0)
     found = np.concatenate([order.at(at, at + 1000) for at in range(0, len(layout), 10**9)])
     assert len(set(found.tolist())) == len(found) == 3_000
-    assert 0 <= found.min()
+    assert found.min() >= 0
     assert 2**31 < found.max() < len(layout)
     assert (np.diff(planned.blocks.first[planned.block_of(found)[:, None] + [0, 1]]) > 0).all()
 

@@ -48,7 +48,7 @@ def write(release: RawWriter, folder: Path, episodes: int, *, masks: bool) -> No
             annotations.append({"globalID": clip, "description": text, "setting": place, "characters": people})
             figures = CAST[: 1 + number % 4]
             pictures = list(_pictures(episode, number, (who, whom), place))
-            shown = [_figures(pixels, figures, k + number) for k, pixels in enumerate(pictures)]
+            shown = [_figures(pixels, figures, (episode, number, k), k + number) for k, pixels in enumerate(pictures)]
             write_stack(release, form, clip, shown)
             for k, pixels in enumerate(pictures):
                 (folder / "png" / f"{clip}-{k}.png").write_bytes(_png(pixels))
@@ -79,10 +79,13 @@ def _windows_of_episodes(episodes: int) -> list[int]:
     return counts
 
 
-def _figures(pixels: Pixels, cast: tuple[str, ...], step: int) -> Scene:
-    """A picture with the masks and boxes of drawn figures, which move with it."""
+def _figures(pixels: Pixels, cast: tuple[str, ...], seed: tuple[int, ...], step: int) -> Scene:
+    """A picture with the masks and boxes of drawn figures, which move with it; no two pictures have the same masks."""
     _, labels, boxes = scene(cast, size=SIDE, step=step)
-    return pixels, labels, boxes
+    # every column of pixels moves by what the one before does, or one pixel more or less: outlines as people have
+    moved = np.clip(np.cumsum(np.random.default_rng(seed).integers(-1, 2, SIDE)), -6, 6)
+    rows = (np.arange(SIDE)[:, None] + moved) % SIDE
+    return pixels, np.take_along_axis(labels, rows, axis=0), boxes
 
 
 def _pictures(episode: int, clip: int, cast: tuple[str, ...], place: str) -> Iterator[Pixels]:

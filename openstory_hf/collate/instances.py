@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from openstory_hf import decoders
-from openstory_hf.collate.common import Row, spread, taken
+from openstory_hf.collate.common import Row, taken
 from openstory_hf.collate.pixels import Geometry, numbers_of
 from openstory_hf.views import Span, row_error
 
@@ -110,7 +110,10 @@ def instance_grids(
     if kept:
         kept.keep(made)
     valid = taken([len(of_picture) for of_picture in instances])
-    return spread(torch.from_numpy(np.concatenate([np.zeros((0, *grid), np.float32), *shares])), valid), valid
+    placed = np.zeros((*valid.shape, *grid), np.float32)
+    for into, share in zip(placed, shares, strict=True):  # faster than torch's, of all at once
+        into[: len(share)] = share
+    return torch.from_numpy(placed), valid
 
 
 def spoken_spans(row: Row, frame: int, text: str) -> list[list[Span]]:
