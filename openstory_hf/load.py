@@ -209,9 +209,9 @@ class StoryStream(ElasticStream):
         """Of each run its block, and the rows of it: those windows that start there take. All is one to "full"."""
         if self.request.shuffle == "full":
             return [0] * len(reads.block), [(0, rows)] * len(reads.block)
-        first = self.schedule.blocks.first
-        stop = np.minimum(first[reads.block + 1] + self.schedule.selection.span - 1, rows)
-        return reads.block.tolist(), list(zip(first[reads.block].tolist(), stop.tolist(), strict=True))
+        first, stop = self.schedule.blocks.rows(reads.block)
+        stop = np.minimum(stop + (self.schedule.selection.span - 1), rows)
+        return reads.block.tolist(), list(zip(first.tolist(), stop.tolist(), strict=True))
 
     def stories(self, numbers: Ints, epoch: int, lap: int = 0) -> Iterator[dict[str, Any]]:
         """Some stories by their number in file order, one after another.

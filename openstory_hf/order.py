@@ -80,6 +80,10 @@ class Blocks:
             return 0
         return max(1, min(AT_A_TIME, AT_A_TIME_BYTES * int(self.pieces.sum()) // self.bytes, len(self) // 3))
 
+    def rows(self, blocks: NDArray[Any]) -> tuple[Ints, Ints]:
+        """First row of each of these blocks and the first behind it, int64: there is room to count on from them."""
+        return self.first[blocks].astype(np.int64), self.first[blocks + 1].astype(np.int64)
+
 
 def blocks(layout: Layout, length: int, *, largest: bool = False, piece_bytes: int = PIECE_BYTES) -> Blocks:
     """Cut a table into blocks.

@@ -129,6 +129,15 @@ def test_more_stories_than_32_bits_count_are_ordered():
     assert (np.diff(planned.blocks.first[planned.block_of(found)[:, None] + [0, 1]]) > 0).all()
 
 
+def test_rows_behind_a_block_are_counted_beyond_32_bits():
+    """The blocks of this table are kept in four bytes, and windows go on behind the last."""
+    layout = layout_of(files=2, groups=1, rows=2**30 - 1)
+    cut = order.blocks(layout, 5)
+    first, stop = cut.rows(np.array([len(cut) - 1]))
+    assert cut.first.dtype == np.int32
+    assert first < stop + 4 == 2**31 + 2
+
+
 def test_planning_takes_memory_for_blocks_and_none_for_stories():
     """64 bytes a block would be 64 MB for a million of them."""
 
