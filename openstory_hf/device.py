@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from openstory_hf.errors import UsageError
 from openstory_hf.loader import Batch, StoryLoader
@@ -100,6 +102,11 @@ class _Copies:
         return batch
 
 
+def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    """The memory of a tensor, of any dtype."""
+    return np.asarray(tensor.detach().view(-1).view(torch.uint8).numpy())
+
+
 class _CudaCopies(_Copies):
     """Copies on a stream of their own."""
 
@@ -122,13 +129,14 @@ class _CudaCopies(_Copies):
         return copied
 
     def tensor(self, name: str, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
+        if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
+            return super().tensor(name, value)
         held = self._locked.get(name)
         if held is None or held.dtype != value.dtype or held.numel() < value.numel():
             held = self._locked[name] = torch.empty(value.numel(), dtype=value.dtype, pin_memory=True)
         place = held[: value.numel()].view(value.shape)
-        place.copy_(value)
+        # by NumPy: torch would share it among as many threads as there are cores, which are the workers'
+        np.copyto(_bytes(place), _bytes(value.contiguous()))
         return place.to(self.device, non_blocking=True)
 
     def finished(self, batch: Batch) -> Batch:

@@ -55,6 +55,21 @@ def test_batches_are_those_of_the_loader_and_stay_what_they_are(out, device, wor
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_tensors_of_any_dtype_and_layout_are_copied(out, device):
+    made = {
+        "bfloat16": torch.randn(2, 3).bfloat16(),
+        "bool": torch.tensor([True, False]),
+        "none": torch.zeros(0, 4),
+        "number": torch.tensor(7),
+        "transposed": torch.arange(6).view(2, 3).T,
+        "trained": torch.ones(3, requires_grad=True),
+    }
+    moved = next(iter(DeviceLoader(StoryLoader(loader(out).stream, lambda rows: dict(made), 2), device)))
+    assert same(moved, made)
+    assert [(moved[name].dtype, moved[name].shape) for name in made] == [(v.dtype, v.shape) for v in made.values()]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_the_state_is_that_of_the_batches_taken_whatever_is_copied_ahead(out, device, ahead):
     whole = [batch["captions"] for batch in loader(out)]
