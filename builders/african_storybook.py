@@ -1,6 +1,6 @@
 """African Storybook (ASP): openly licensed picture books in many African and other languages.
 
-Raw tree, the two public repositories side by side (or the folder that holds them, zipped):
+Raw tree, the two public repositories side by side:
 
     asp-source/{language}/{NNNN}_{slug}.md      one book: sections separated by a line "##"
     asp-source/{language}/README.md             table Story ID | [Title](url) | [licence](url), optional
@@ -26,7 +26,7 @@ from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
 from openstory_hf.info import Info, Option, Split
 from openstory_hf.raw import Raw
-from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window
+from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window, costing
 
 INFO = Info(
     title="African Storybook",
@@ -55,9 +55,9 @@ INFO = Info(
 
 BOOK = re.compile(r"asp-source/(?P<language>[^/]+)/(?P<number>\d{4})_[^/]*\.md")
 PAGE_BREAK = re.compile(r"^##?$", re.MULTILINE)  # one Sesotho book has a single # once
-FIELD = re.compile(r"^\* (?P<key>[^:]+): *(?P<value>.*)$", re.MULTILINE)
-IMAGE_ROW = re.compile(r"^(?P<number>\d{4}) *\|.*\| *(?P<license>[^|]+?) *\|? *$", re.MULTILINE)
-TEXT_ROW = re.compile(r"^\|? *(?P<number>\d{4}) *\|.*\| *\[?(?P<license>[^\]|(]+)", re.MULTILINE)
+FIELD = re.compile(r"^\* (?P<key>[^:\n]+): *(?P<value>.*)$", re.MULTILINE)
+LINK = re.compile(r"\[(?P<text>[^\]]*)\](?:\(.*\))?")
+PICTURE = re.compile(r"asp-imagebank/medium/\d{4}/(?P<number>\d\d)\.jpg")
 CONDITIONS = ("BY", "NC", "ND", "SA")  # in the order licences spell them
 
 
@@ -94,12 +94,21 @@ def pictures_by_book(raw: Raw) -> dict[str, list[str]]:
 
 def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
     """The one book of a unit, or the reason why it cannot be used."""
+    with costing(f"african_storybook/{unit.unit_id}"):
+        yield book_of(raw, unit)
+
+
+def book_of(raw: Raw, unit: Unit) -> Sequence:
+    """The book of a unit."""
     language, number = unit.unit_id.split("/")
     file = unit.data["file"]
-    refuse = partial(Reject, record=unit.unit_id, file=file, stories=(f"african_storybook/{unit.unit_id}",))
+    refuse = partial(Reject, record=unit.unit_id, file=file)
     title, pages, fields = read_book(raw, file, refuse)
     pictures = raw.once(pictures_by_book)[number]
-    numbers = [int(name[-6:-4]) for name in pictures]
+    matches = [PICTURE.fullmatch(name) for name in pictures]
+    if odd := [name for name, match in zip(pictures, matches, strict=True) if not match]:
+        raise refuse(f"the names of pictures are no numbers of two digits: {', '.join(odd)}")
+    numbers = [int(match["number"]) for match in matches if match]
     counts = f"{len(pages)} pages and {len(pictures)} pictures"
     if numbers != list(range(1, len(numbers) + 1)):
         gaps = sorted(set(range(1, max(numbers) + 1)) - set(numbers))
@@ -121,7 +130,7 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
         return Frame(frame_id=frame_id, caption=pages[page - 1], pictures=(picture,), file=path)
 
     covers = {"cover": pictures[0]} | ({"back_cover": pictures[-1]} if len(pictures) == len(pages) + 2 else {})
-    yield Sequence(
+    return Sequence(
         sequence_id=unit.unit_id,
         frame_ids=tuple(paths),
         read=read,
@@ -137,7 +146,10 @@ def read_book(raw: Raw, file: str, refuse: Callable[[str], Reject]) -> tuple[str
     """Title, page texts and metadata fields of a book."""
     sections = [section.strip("\n") for section in PAGE_BREAK.split(raw.text(file))]
     title = sections[0].strip()
-    fields = {match["key"].strip(): match["value"].strip() for match in FIELD.finditer(sections[-1])}
+    fields: dict[str, str] = {}
+    for match in FIELD.finditer(sections[-1]):
+        key, value = match["key"].strip(), match["value"].strip()
+        fields[key] = f"{fields[key]}; {value}" if key in fields else value
     if not title.startswith("# ") or len(sections) < 3 or "License" not in fields:
         raise refuse(f"not a book: {len(sections)} sections, where a title, pages and credits are expected")
     return title[2:].strip(), sections[1:-1], fields
@@ -147,12 +159,20 @@ def license_tables(raw: Raw) -> dict[tuple[str, str], dict[str, str]]:
     """(language, book) -> what the language table says, ("", book) -> what the picture table says."""
     tables: dict[tuple[str, str], dict[str, str]] = {}
     if raw.exists("asp-imagebank/README.md"):
-        for row in IMAGE_ROW.finditer(raw.text("asp-imagebank/README.md")):
-            tables["", row["number"]] = {"pictures": row["license"]}
+        for number, license in table_rows(raw.text("asp-imagebank/README.md")):
+            tables["", number] = {"pictures": license}
     for name in raw.names("asp-source/", "/README.md"):
-        for row in TEXT_ROW.finditer(raw.text(name)):
-            tables[name.split("/")[1], row["number"]] = {"language_table": row["license"].strip()}
+        for number, license in table_rows(raw.text(name)):
+            tables[name.split("/")[1], number] = {"language_table": license}
     return tables
+
+
+def table_rows(text: str) -> Iterator[tuple[str, str]]:
+    """Book and licence, the first and the last cell, of each row of a table with or without pipes around it."""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) > 1 and re.fullmatch(r"\d{4}", cells[0]):
+            yield cells[0], LINK.sub(r"\g<text>", cells[-1])
 
 
 def most_restrictive(statements: dict[str, str], refuse: Callable[[str], Reject]) -> str:

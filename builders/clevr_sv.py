@@ -32,7 +32,7 @@ from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
 from openstory_hf.info import Info, Option, Split
 from openstory_hf.raw import Raw
-from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window
+from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window, costing
 
 INFO = Info(
     title="CLEVR-SV",
@@ -134,8 +134,14 @@ def numbers(ranges: tuple[str, ...]) -> list[range]:
 
 def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
     """The one story of a unit, or the reason why it cannot be used."""
-    release, story = raw.once(Release), unit.unit_id
-    refuse = partial(Reject, record=story, file=VECTORS, stories=(f"clevr_sv/{story}",))
+    with costing(f"clevr_sv/{unit.unit_id}"):
+        yield story_of(raw.once(Release), unit)
+
+
+def story_of(release: Release, unit: Unit) -> Sequence:
+    """The story of a unit."""
+    story = unit.unit_id
+    refuse = partial(Reject, record=story, file=VECTORS)
     if unit.split == "test" and unit.data["in_train"]:
         raise refuse("the story is in both splits, and stays in train", hint="Or give --test-stories without it")
     wanted = [f"CLEVR_new_{story}_{k}.png" for k in range(1, LENGTH + 1)]
@@ -144,7 +150,7 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
         counts = f"{len(pictures)} pictures and {len(vectors)} vectors where {LENGTH} of each are expected"
         raise refuse(f"{counts}; missing or unexpected: {', '.join(odd)}")
     file = f"scenes/CLEVR_new_{story}.json"
-    yield Sequence(
+    return Sequence(
         sequence_id=story,
         frame_ids=tuple(f"{story}_{k}" for k in range(1, LENGTH + 1)),
         read=partial(read_frame, release),

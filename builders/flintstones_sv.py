@@ -122,9 +122,9 @@ class Release:
             listed[episode_of(clip)].add(clip)
         cached = set(self.clips.following).union(*self.clips.following.values())
         tails = {e: sorted(c for c in described[e] if c > max(clips))[: LENGTH - 1] for e, clips in listed.items()}
-        starts_only = sum(map(bool, tails.values())) * 2 > len(tails)
+        self.starts_only = sum(map(bool, tails.values())) * 2 > len(tails)
         return {
-            episode: sorted(clips | (described[episode] & cached) | set(tails[episode] if starts_only else ()))
+            episode: sorted(clips | (described[episode] & cached) | set(tails[episode] if self.starts_only else ()))
             for episode, clips in sorted(listed.items())
         }
 
@@ -153,13 +153,21 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
     clips, starts = unit.data["clips"], set(unit.data["starts"])
     windows, rejects = [], []
     for at, clip in enumerate(clips):
+        if clip not in starts:
+            continue
         followers, cached = clips[at + 1 : at + LENGTH], release.clips.following.get(clip, ())
-        if clip not in starts or (len(followers) < LENGTH - 1 and len(cached) <= len(followers)):
+        if len(followers) == LENGTH - 1:
+            reason, file = release.clips.contradiction(clip, followers, "ids"), release.clips.cache_file
+        elif len(cached) > len(followers):
+            reason = f"the cache says the story goes on with {list(cached)}, the release has only {followers}"
+            file = release.clips.cache_file
+        elif release.starts_only and not cached:
+            reason = f"a start of a story, which goes on with {len(followers)} annotated clips instead of {LENGTH - 1}"
+            file = release.clips.split_file
+        else:
             continue  # the last clips of an episode start no story
-        short = f"the cache says the story goes on with {list(cached)}, the release has only {followers}"
-        if reason := short if len(followers) < LENGTH - 1 else release.clips.contradiction(clip, followers, "ids"):
-            stories = (f"flintstones_sv/{clip}",)
-            rejects.append(Reject(reason, record=clip, file=release.clips.cache_file, stories=stories))
+        if reason:
+            rejects.append(Reject(reason, record=clip, file=file, stories=(f"flintstones_sv/{clip}",)))
         else:
             windows.append(Window(story_id=clip, start=at, stop=at + LENGTH))
     yield Sequence(

@@ -76,16 +76,19 @@ class Release:
     def __init__(self, raw: Raw) -> None:
         self.raw, self.samples = raw, KeyedSamples(raw)
         self.frames: dict[str, dict[Keyframe, str]] = defaultdict(dict)
+        self.again: list[str] = []  # pictures of keyframes that have one
         for name in raw.names("", ".jpg"):
-            if found := keyframe_of(name.rpartition("/")[2].removesuffix(".jpg")):
-                self.frames[found.video].setdefault(found, name)
+            if (found := keyframe_of(name.rpartition("/")[2].removesuffix(".jpg"))) and (
+                self.frames[found.video].setdefault(found, name) != name
+            ):
+                self.again.append(name)
 
 
 def units(raw: Raw, split: str) -> list[Unit]:
-    """A video is a unit, and so are the single images of a tar or of a group of rows."""
-    found, sizes = [], defaultdict(int)
+    """A video is a unit, and so are the single images of a tar or of a group of rows, and all that no sample has."""
+    release, found, sizes = raw.once(Release), [], defaultdict[str, int](int)
     videos: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-    for file, number, size, keys in raw.once(Release).samples.groups():  # samples stay in the order of the files
+    for file, number, size, keys in release.samples.groups():  # samples stay in the order of the files
         singles = 0
         for place, key in keys or ():
             if own := keyframe_of(key.rpartition(REPEAT)[2]):
@@ -99,12 +102,25 @@ def units(raw: Raw, split: str) -> list[Unit]:
     for video, samples in videos.items():
         data = {"samples": samples}
         found.append(Unit(unit_id=video, split=split, records=len(samples), size=sizes[video], data=data))
+    left = {
+        "pictures of videos that have no samples": sorted(
+            name for video, names in release.frames.items() if video not in videos for name in names.values()
+        ),
+        "second pictures of a keyframe": release.again,
+        "members of a tar that has one of their name before": release.samples.again,
+    }
+    if any(left.values()):
+        found.append(Unit(unit_id="left out", split=split, data={"left": left}))
     return found
 
 
 def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence | Reject]:
     """The keyframes of a video with a window for every story, or single images one by one."""
     release = raw.once(Release)
+    if "left" in unit.data:
+        for fault, names in unit.data["left"].items():
+            yield from named(fault, names, *names[:1])
+        return
     if "samples" in unit.data:
         yield from video_sequence(release, unit)
         return
@@ -153,7 +169,7 @@ def video_sequence(release: Release, unit: Unit) -> Iterator[Sequence | Reject]:
 def named(fault: str, names: list[str], file: str = "") -> list[Reject]:
     """One reject for all with the same fault: a chain of a hundred repeats does not make a damaged release."""
     reason = f"{fault} ({len(names)}): {', '.join(names)}"
-    return [Reject(reason, record=names[0].partition(" ")[0], file=file)] if names else []
+    return [Reject(reason, record=names[0].partition(" ")[0], file=file, known=True)] if names else []
 
 
 def read_sample(release: Release, places: dict[str, tuple[str, str, Any]], frame_id: str) -> Frame:

@@ -129,7 +129,8 @@ def units(raw: Raw, split: str, sources: tuple[str, ...] = ()) -> list[Unit]:
 def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence | Reject]:
     """The one sequence of a book or video, with a window for every page that has three successors."""
     if absent := unit.data.get("absent"):
-        yield from (Reject("no source has this test folder", record=folder, file=unit.unit_id) for folder in absent)
+        for folder in absent:  # a release may have some of the sources only
+            yield Reject("no source has this test folder", record=folder, file=unit.unit_id, known=True)
         return
     release, (source, folder) = raw.once(Release), unit.unit_id.split("/")
     files: dict[str, dict[str, str]] = defaultdict(dict)  # page -> kind -> file

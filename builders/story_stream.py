@@ -7,8 +7,9 @@ Defects of the source, and what is done about each:
 
 * `id` repeats over files and chunks: a story is called {subset}/{JSONL file}/{line}, the `id` goes to `extras`.
 * The names of the JSONL files are not documented: "val" or "test" in a path decides the split, all else is train.
-* A story may be there again, whole or in chunks of 10: a line whose pictures all belong to lines before it is a
-  reject that names them. Test comes first, then validation, then train, so what is held out stays held out.
+* A story may be there again, whole or in chunks of 10: a line whose pictures all belong to lines before it, or one of
+  whose pictures belongs to a line of another split, is a reject that names them. Test comes first, then validation,
+  then train, so what is held out stays held out.
 * Paths have backslashes, lack the folder, or start at another root: folder and file name find the picture. A picture
   that is missing, or of which there are two, is a reject that names the path.
 * Lists of different lengths are rejects with both counts; stories of fewer than 30 frames are published as they are.
@@ -87,8 +88,8 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence | Reject]:
     left = {}  # the stories whose pictures have not all come by in a tar
     for run in unit.data["runs"]:
         for _, _, keys, story in islice(release.stories(run["file"], run["offset"], run["line"]), run["records"]):
-            if isinstance(story, Sequence) and (others := run["repeats"].get(story.sequence_id)):
-                story = refuse(story.sequence_id, story.file, f"{others} showed all its pictures before")
+            if isinstance(story, Sequence) and (reason := run["repeats"].get(story.sequence_id)):
+                story = refuse(story.sequence_id, story.file, reason, known=True)
             if isinstance(story, Sequence) and release.pictures.tar:
                 left[story.sequence_id] = story, keys
             else:
@@ -101,9 +102,9 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence | Reject]:
         raise
 
 
-def refuse(story_id: str, file: str, reason: str) -> Reject:
-    """A line that is no story."""
-    return Reject(reason, record=story_id, file=file, stories=(f"story_stream/{story_id}",))
+def refuse(story_id: str, file: str, reason: str, *, known: bool = False) -> Reject:
+    """A line that is no story, or none of its own."""
+    return Reject(reason, record=story_id, file=file, stories=(f"story_stream/{story_id}",), known=known)
 
 
 def picture_key(path: object) -> str:
@@ -134,14 +135,14 @@ class Release:
 
     @cached_property
     def runs(self) -> dict[str, list[dict[str, Any]]]:
-        """Split -> runs of lines: first story, file, byte and line, records, bytes of pictures, lines said before."""
+        """Split -> runs of lines: first story, file, byte and line, records, bytes of pictures, why lines are none."""
         counts = (
             f"{len(self.files)} JSONL files, {len(self.pictures.files)} pictures and {len(self.pictures.tars)} tars"
         )
         if not self.files or len(self.pictures.tars) + bool(self.pictures.files) != 1:
             raise Reject(f"{self.name} has {counts}; it needs texts, and pictures or one tar of them", file=self.name)
         runs: dict[str, list[dict[str, Any]]] = {split: [] for split in INFO.splits}
-        shown: dict[str, str] = {}  # picture -> the first story that shows it
+        shown: dict[str, tuple[str, str]] = {}  # picture -> the first story that shows it, and its split
         order = {split: -at for at, split in enumerate(INFO.splits)}  # what is held out comes first
         for file in sorted(self.files, key=lambda file: (order[self.split_of(file)], file)):
             run: dict[str, Any] = {"records": RUN}
@@ -152,9 +153,14 @@ class Release:
                     runs[self.split_of(file)].append(run)
                 run["records"] += 1
                 if isinstance(story, Sequence):  # else it is met again, and refused, when the unit is read
-                    others = {shown.setdefault(key, story.sequence_id) for key in keys}
-                    if story.sequence_id not in others:
-                        run["repeats"][story.sequence_id] = ", ".join(sorted(others))
+                    own = story.sequence_id, self.split_of(file)
+                    others = {shown.setdefault(key, own) for key in keys}
+                    names = ", ".join(sorted(story_id for story_id, _ in others))
+                    held_out = ", ".join(sorted(story_id for story_id, split in others if split != own[1]))
+                    if own not in others:
+                        run["repeats"][story.sequence_id] = f"{names} showed all its pictures before"
+                    elif held_out:
+                        run["repeats"][story.sequence_id] = f"{held_out}, of another split, shows some of its pictures"
                     run["size"] += self.pictures.size(keys)
         return runs
 

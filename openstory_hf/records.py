@@ -6,7 +6,8 @@ Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,18 @@ class Reject(OpenStoryError):
         file: path inside the raw release where the record lives.
         hint: what the user can do about it.
         stories: ids of published stories that are lost with this record; filled in by the build for frames.
+        known: sound releases have such records, so that no number of them in a row speaks of damage.
     """
 
     def __init__(
-        self, reason: str, *, record: str = "", file: str = "", hint: str = "", stories: tuple[str, ...] = ()
+        self,
+        reason: str,
+        *,
+        record: str = "",
+        file: str = "",
+        hint: str = "",
+        stories: tuple[str, ...] = (),
+        known: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -42,14 +51,25 @@ class Reject(OpenStoryError):
         self.file = file
         self.hint = hint
         self.stories = stories
+        self.known = known
 
     def __str__(self) -> str:
         where = ", ".join(part for part in (self.file, self.record and f"record {self.record}") if part)
         return f"{self.reason}" + (f" ({where})" if where else "") + (f". {self.hint}" if self.hint else "")
 
     def __reduce__(self) -> tuple[Callable[[str, dict[str, Any]], Reject], tuple[str, dict[str, Any]]]:
-        fields = {name: getattr(self, name) for name in ("record", "file", "hint", "stories")}
+        fields = {name: getattr(self, name) for name in ("record", "file", "hint", "stories", "known")}
         return _rebuild_reject, (self.reason, fields)
+
+
+@contextmanager
+def costing(*stories: str) -> Iterator[None]:
+    """Let a reject that is raised here, and does not say so itself, cost these stories."""
+    try:
+        yield
+    except Reject as reject:
+        reject.stories = reject.stories or stories
+        raise
 
 
 def _rebuild_reject(reason: str, fields: dict[str, Any]) -> Reject:

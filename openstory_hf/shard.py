@@ -59,7 +59,7 @@ def build_shard(
     """
     place, began = target(out), time.time()
     result = ShardResult(name=shard.name, split=shard.split, files={}, index={}, tally=Tally())
-    quarantine = _Quarantine(result.rejects)
+    quarantine = _Quarantine(result.rejects, result.tally)
     with place.scratch() as scratch:
         writers = {}
         for table in tables(plan.builder.INFO):
@@ -164,10 +164,14 @@ class _Quarantine:
     """The records a shard leaves out, until too many fail one after another."""
 
     lines: list[dict[str, Any]]
+    tally: Tally
     in_a_row: int = 0
+    good: int = 0
 
     def add(self, unit: Unit, reject: Reject) -> None:
-        self.in_a_row += 1
+        if self.tally.frames_written > self.good:
+            self.good, self.in_a_row = self.tally.frames_written, 0
+        self.in_a_row += not reject.known
         self.lines.append(
             {
                 "split": unit.split,
@@ -209,7 +213,6 @@ def _build_unit(
         threads=threads,
     )
     for table, row in made:
-        quarantine.in_a_row = 0
         writers[table].add(row)
         if table == "stories":
             languages.add(row["language"])

@@ -178,3 +178,52 @@ def test_real_books_are_all_accounted_for(real, tmp_path):
         rejected = [json.loads(line)["record"] for line in (out / "rejects.jsonl").read_text().splitlines()]
         assert counts["stories"]["written"] + counts["stories"]["rejected"] == seen == counts["units"]
         assert rejected == ([] if languages == ["en"] else ["sw/0035"])  # cut into 12 pages, the English one into 11
+
+
+@pytest.mark.parametrize("fault", ["encoding", "name"])
+def test_a_book_that_cannot_be_read_is_counted(tmp_path, fault):
+    raw = RawWriter(tmp_path / "raw")
+    write_book(raw, "en/0001_good", ["One."], pictures=2)
+    write_book(raw, "en/0002_bad", ["One."], pictures=2)
+    if fault == "encoding":
+        (tmp_path / "raw/asp-source/en/0002_bad.md").write_bytes("# Café\n##\nÜ\n##\n".encode("latin-1"))
+    else:
+        (tmp_path / "raw/asp-imagebank/medium/0002/01.jpg").rename(
+            tmp_path / "raw/asp-imagebank/medium/0002/cover.jpg"
+        )
+    manifest, stories, lines = built(tmp_path)
+    assert list(stories) == ["en/0001"]
+    assert lines[0]["stories"] == ["african_storybook/en/0002"]
+    assert ("cover.jpg" if fault == "name" else "0002_bad.md") in lines[0]["reason"] + lines[0]["file"]
+    assert manifest["splits"]["train"]["stories"] == {"seen": 2, "written": 1, "rejected": 1}
+
+
+@pytest.mark.parametrize(
+    "row", ["0001 | _A_ | B | CC BY-NC", "| 0001 | _A_ | B | CC BY-NC |", "|0001|_A_|B|CC BY-NC|"]
+)
+def test_licences_are_read_from_tables_with_and_without_pipes_around(tmp_path, row):
+    raw = RawWriter(tmp_path / "raw")
+    write_book(raw, "en/0001_kite", ["One."], pictures=2)
+    table(raw, row + "\n")
+    assert built(tmp_path)[1]["en/0001"]["license"] == "CC BY-NC"
+
+
+@pytest.mark.parametrize("row", ["0001 | [A](a.md) | [CC BY-NC](url)", "| 0001 | [A](a.md) | [CC BY-NC](url) |"])
+def test_licences_of_texts_are_read_from_tables_with_and_without_pipes_around(tmp_path, row):
+    raw = RawWriter(tmp_path / "raw")
+    write_book(raw, "en/0001_kite", ["One."], pictures=2)
+    raw.text("asp-source/en/README.md", f"Story ID | Title | License\n--- | --- | ---\n{row}\n")
+    assert built(tmp_path)[1]["en/0001"]["license"] == "CC BY-NC"
+
+
+def test_a_line_without_a_colon_among_the_credits_takes_no_other_with_it(tmp_path):
+    raw = RawWriter(tmp_path / "raw")
+    write_book(raw, "en/0001_kite", ["One."], pictures=2, license="[CC-BY]\n* More on the site\n* Translation: T. One")
+    extras = json.loads(built(tmp_path)[1]["en/0001"]["extras"])
+    assert extras["credits"]["Translation"] == "T. One"
+
+
+def test_of_two_statements_of_the_licence_in_a_book_the_stricter_holds(tmp_path):
+    raw = RawWriter(tmp_path / "raw")
+    write_book(raw, "en/0001_kite", ["One."], pictures=2, license="[CC-BY-NC]\n* License: [CC-BY]")
+    assert built(tmp_path)[1]["en/0001"]["license"] == "CC BY-NC"

@@ -271,3 +271,12 @@ def test_real_pictures_show_the_words(real):
     assert story == (  # seen in the picture
         "small red rubber cube, small blue metal cylinder, large yellow metal cylinder, large green metal sphere"
     )
+
+
+def test_a_story_whose_scene_is_damaged_is_counted(tmp_path):
+    write(tmp_path / "raw", 100, 101)
+    RawWriter(tmp_path / "raw").text("scenes/CLEVR_new_000100.json", "{")
+    manifest = build(ClevrSV, tmp_path / "raw", tmp_path / "out", on_error="quarantine", splits=["train"])
+    (line,) = [json.loads(text) for text in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
+    assert (line["stories"], line["file"]) == (["clevr_sv/000100"], "scenes/CLEVR_new_000100.json")
+    assert manifest["splits"]["train"]["stories"] == {"seen": 2, "written": 1, "rejected": 1}

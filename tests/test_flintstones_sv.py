@@ -247,3 +247,22 @@ def test_the_published_validation_split_has_2071_stories_with_the_right_ids(tmp_
         assert row["frame_ids"] == laid[row["frame_ids"][0]]
         assert row["frame_ids"] == sorted(set(row["frame_ids"]))
         assert {frame[:9] for frame in row["frame_ids"]} == {row["sequence_id"]}
+
+
+def test_a_start_whose_followers_are_not_annotated_is_a_reject(tmp_path):
+    """Without a cache nothing but the list says that a story begins there."""
+    write_release(RawWriter(tmp_path / "raw"), {"train": {"s_01_e_01": 6, "s_01_e_02": 6}}, variant="B")
+    (tmp_path / "raw/following_cache4.pkl").unlink()
+    file = tmp_path / "raw/flintstones_annotations_v1-0.json"
+    kept = [entry for entry in json.loads(file.read_text()) if entry["globalID"] != clip(6, "s_01_e_01")]
+    file.write_text(json.dumps(kept))
+    manifest = build(FlintstonesSV, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
+    (line,) = [json.loads(text) for text in (tmp_path / "out/rejects.jsonl").read_text().splitlines()]
+    assert line["stories"] == [f"flintstones_sv/{clip(2, 's_01_e_01')}"]
+    assert manifest["splits"]["train"]["stories"] == {"seen": 4, "written": 3, "rejected": 1}
+
+
+def test_a_list_of_a_split_that_is_none_is_named(tmp_path):
+    write_release(RawWriter(tmp_path / "raw"), {"train": {"s_01_e_01": 6}, "valid": {"s_01_e_02": 6}}, variant="B")
+    with pytest.raises(SourceError, match=r"lists of valid; the splits are train, val, test .*split\.json"):
+        build(FlintstonesSV, tmp_path / "raw", tmp_path / "out")

@@ -203,6 +203,33 @@ def test_annotations_of_the_centre_crop_are_put_on_a_picture_of_another_size(tmp
         assert json.loads(row["extras"])["crop"] == [left, top, 32]
 
 
+def test_pictures_and_members_that_no_sample_has_are_counted_and_named(tmp_path):
+    raw = RawWriter(tmp_path / "raw")
+    raw.samples("a.tar", {key(1): drawn(1, 16), key(2): drawn(2, 16)})
+    with tarfile.open(tmp_path / "raw/a.tar", "a") as tar:
+        member = tarfile.TarInfo(f"{key(1)}.jpg")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"new"))
+    other = "zz_zz-zz_02"
+    names = [f"frames/{other}/{key(at, other)}.jpg" for at in (1, 2)]
+    for name in (*names, f"frames/{VIDEO}/{key(1)}.jpg", f"more/{VIDEO}_keyframe_00-00-01-000.jpg"):
+        raw.bytes(name, drawn(1, 16)["jpg"])
+    _, _, frames, rejects = built(tmp_path)
+    assert list(frames) == [key(1), key(2)]
+    assert [line["reason"] for line in rejects] == [
+        f"pictures of videos that have no samples (2): {', '.join(names)}",
+        f"second pictures of a keyframe (1): more/{VIDEO}_keyframe_00-00-01-000.jpg",
+        f"members of a tar that has one of their name before (1): a.tar/{key(1)}.jpg",
+    ]
+
+
+def test_a_file_whose_name_ends_like_that_of_a_state_is_none(tmp_path):
+    raw = RawWriter(tmp_path / "raw")
+    raw.samples("a.tar", {"k": drawn(1, 16)})
+    raw.json("trainer_state.json", {"epoch": 3})
+    assert list(built(tmp_path)[2]) == ["a.tar/k"]
+
+
 def test_a_story_set_without_pictures_gives_null_images_and_joins_those_cut_from_the_videos(tmp_path):
     raw = RawWriter(tmp_path / "raw")
     rows = []

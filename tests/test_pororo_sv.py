@@ -215,6 +215,27 @@ def test_a_csv_row_that_is_not_three_columns_is_named(raw_b, tmp_path):
         build(PororoSV, raw_b, tmp_path / "out")
 
 
+def test_a_csv_that_starts_with_a_mark_and_has_empty_lines_is_read(raw_b, tmp_path):
+    build(PororoSV, raw_b, tmp_path / "pickle")
+    captions = objects(raw_b / "descriptions.npy")
+    (raw_b / "descriptions.npy").unlink()
+    names = {name: name.split("/", 1)[1].replace("/", ",") for name in captions}
+    lines = [f'{names[name]},"{text}"\n' for name, texts in captions.items() for text in texts]
+    (raw_b / "descriptions.csv").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    build(PororoSV, raw_b, tmp_path / "csv")
+    assert lost(tmp_path / "csv") == lost(tmp_path / "pickle")
+    one, other = (rows(tmp_path / source, "frames", "train") for source in ("pickle", "csv"))
+    assert [row["caption"] for row in one] == [row["caption"] for row in other]
+
+
+@pytest.mark.parametrize("length", [10, 200_000])
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rows_behind_it(raw_b, tmp_path, length):
+    (raw_b / "descriptions.npy").unlink()
+    (raw_b / "descriptions.csv").write_text(f'{LONG},1,"A caption.\n{LONG},2,{"long " * length}\n')
+    with pytest.raises(SourceError, match=r"not a readable CSV.*descriptions\.csv"):
+        build(PororoSV, raw_b, tmp_path / "out")
+
+
 def python_2(text):
     """The byte string of Python 2 as its pickle has it: SHORT_BINSTRING, length, bytes."""
     return b"U" + bytes([len(text)]) + text

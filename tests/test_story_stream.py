@@ -13,6 +13,7 @@ from datasets import Image, List, load_dataset
 from openstory_hf.builders import story_stream
 from openstory_hf.builders.story_stream import StoryStream, line_of, picture_key, write_subset
 
+from openstory_hf import shard as shard_room
 from openstory_hf.build import build
 from openstory_hf.errors import SourceError
 from openstory_hf.fakes import RawWriter
@@ -350,3 +351,20 @@ def test_a_tar_may_be_larger_than_any_other_file(tmp_path, monkeypatch):
     assert list(tar.stream()) == [("a", b"first")]
     with pytest.raises(Reject, match="more than any file"):
         Raw(tmp_path).read("x.tar.gz")
+
+
+def test_frames_that_are_held_out_are_in_no_story_of_train(tmp_path):
+    story, chunk = line_of(1), line_of(1, length=10)
+    write_subset(RawWriter(tmp_path / "raw"), "George", {"george_train": [story, line_of(2)], "george_val": [chunk]})
+    stories, rejects, counts = built(tmp_path / "raw")
+    assert sorted(stories) == ["George/george_train/2", "George/george_val/1"]
+    assert "George/george_val/1, of another split, shows some" in rejects["George/george_train/1"]
+    assert counts["train"]["stories"] == {"seen": 2, "written": 1, "rejected": 1}
+
+
+def test_any_number_of_repeats_in_a_row_is_no_sign_of_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_room, "MAX_CONSECUTIVE_REJECTS", 3)
+    lines = [line_of(1, length=2) for _ in range(6)]
+    write_subset(RawWriter(tmp_path / "raw"), "George", {"george": lines}, packed=False)
+    stories, rejects, _ = built(tmp_path / "raw")
+    assert (len(stories), len(rejects)) == (1, 5)

@@ -54,7 +54,15 @@ class Clips:
         self.raw = raw
 
     def listed_in(self, splits: Mapping[str, Split]) -> list[tuple[str, str]]:
-        """The clips listed, each with the split that lists it, in the order of `splits`."""
+        """The clips listed, each with the split that lists it, in the order of `splits`.
+
+        Raises:
+            Reject: if the split file has a list of another split.
+        """
+        names = [facts.source_name for facts in splits.values()]
+        if unknown := sorted(set(self.listed) - set(names)):
+            reason = f"lists of {', '.join(unknown)}; the splits are {', '.join(names)}"
+            raise Reject(reason, file=self.split_file)
         found = {split: self.listed.get(facts.source_name, ()) for split, facts in splits.items()}
         return [(clip, split) for split, clips in found.items() for clip in clips]
 

@@ -41,6 +41,7 @@ class KeyedSamples:
 
     Attributes:
         files: the files, sorted.
+        again: members of tars that have one of the same name before, as far as groups were listed.
 
     Raises:
         Reject: if the state of a saved folder is damaged.
@@ -48,16 +49,19 @@ class KeyedSamples:
 
     def __init__(self, raw: Raw) -> None:
         self._raw = raw
-        saved = {name.removesuffix("state.json"): raw.json(name) for name in raw.names("", "state.json")}
+        states = [name for name in raw.names("", "state.json") if name.rpartition("/")[2] == "state.json"]
+        saved = {name.removesuffix("state.json"): raw.json(name) for name in states}
         listed = {folder + file["filename"] for folder, state in saved.items() for file in state["_data_files"]}
         loose = {name for name in raw.names("", ".arrow") if name[: name.rfind("/") + 1] not in saved}
         self.files = sorted({*raw.names("", ".tar"), *raw.names("", ".parquet"), *listed, *loose})
+        self.again: list[str] = []
         self._open = lru_cache(maxsize=4)(raw.samples)
 
     def groups(self) -> Iterator[Group]:
         """All groups of all files in order; a damaged file is one group without keys."""
         for file in self.files:
             counts = self._counts(file)
+            self.again += self._again(file)
             size = self._raw.size(file) // max(1, sum(counts))
             for number in range(len(counts)):
                 try:
@@ -92,6 +96,12 @@ class KeyedSamples:
         elif isinstance(sample["json"], str | bytes):
             sample["json"] = parse_json(sample["json"])
         return sample
+
+    def _again(self, file: str) -> list[str]:
+        try:
+            return [f"{file}/{member}" for member in self._open(file).again]
+        except Reject:
+            return []
 
     def _counts(self, file: str) -> tuple[int, ...]:
         try:

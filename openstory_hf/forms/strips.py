@@ -25,6 +25,7 @@ import numpy as np
 from openstory_hf.fakes import RawWriter
 from openstory_hf.forms.clips import Clips, Pixels
 from openstory_hf.raw import Raw
+from openstory_hf.raw.refusing import refusing
 from openstory_hf.records import Reject
 
 IDS, CACHE, FOLLOWING = "train_seen_unseen_ids.npy", "img_cache4.npy", "following_cache4.npy"
@@ -99,8 +100,12 @@ class Strips(Clips):
     def _read_csv(self) -> dict[str, list[str]]:
         """Captions by episode/number, which is unique because an episode's name starts with its volume's."""
         found: dict[str, list[str]] = defaultdict(list)
-        text = as_text(self.raw.read(self.text_file))
-        for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1):
+        text = as_text(self.raw.read(self.text_file)).removeprefix("\ufeff")
+        with refusing("not a readable CSV", self.text_file):
+            rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        for number, row in enumerate(rows, 1):
+            if not row:
+                continue  # an empty line
             if len(row) != 3:
                 raise Reject(f"row {number} has {len(row)} columns where 3 are expected", file=self.text_file)
             found[f"{row[0]}/{row[1]}"].append(row[2])

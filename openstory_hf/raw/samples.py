@@ -22,6 +22,7 @@ class Samples:
     Attributes:
         name: the file.
         groups: number of samples of every group that is read at once, in order; a tar is one group.
+        again: members of a tar that are passed over, because one of the same name comes before.
 
     Raises:
         Reject: if the file is missing or damaged.
@@ -30,6 +31,7 @@ class Samples:
     def __init__(self, raw: Raw, name: str) -> None:
         self.name = name
         self._members: dict[str, dict[str, str]] = defaultdict(dict)
+        self.again: list[str] = []
         if name.endswith(".tar"):
             self._tar, self._table = raw.tar(name), None
             for member in self._tar.names():
@@ -37,6 +39,7 @@ class Samples:
                 stem, _, ending = member[start:].partition(".")
                 self._members[member[:start] + stem][ending.lower()] = member
             self.groups: tuple[int, ...] = (len(self._members),)
+            self.again = self._tar.again
         else:
             self._table = raw.table(name)
             self.groups = self._table.groups

@@ -84,6 +84,7 @@ class Tar:
     def __init__(self, raw: Raw, name: str) -> None:
         self.raw = raw
         self.name = name
+        self.again: list[str] = []  # members that `names` passes over: of one name the first counts
         self._places: dict[str, tuple[int, int]] | None = None
         self._file: IO[bytes] | None = None
 
@@ -193,7 +194,9 @@ class Tar:
                 tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar,
             ):
                 for member in self._regular(tar):
-                    places.setdefault(_tidy(member.name), (member.offset_data, member.size))
+                    place = member.offset_data, member.size
+                    if places.setdefault(_tidy(member.name), place) != place:
+                        self.again.append(_tidy(member.name))
             self._places = places
         return self._places
 
