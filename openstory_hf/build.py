@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from openstory_hf import engines
@@ -92,6 +93,7 @@ def build(
         "row_group_bytes": row_group_bytes,
         "image_codec": image_codec,
     }
+    _check_apart(raw_path, out)
     place = target(out)
     plan = plan_build(builder, open_raw(builder, raw_path), **how)
     mine = range(len(plan.shards)) if tasks is None else tasks
@@ -115,7 +117,7 @@ def build(
                     num_proc=num_proc,
                     options=options_of_engine,
                     report=report,
-                    again=partial(build, builder, raw_path, out, **how, rehash=False),
+                    again=partial(build, builder, raw_path, out, **how, tasks=tasks, rehash=False),
                 )
                 names = {shard.name for shard in wanted}
                 for shard in plan.shards[mine.start : mine.stop]:
@@ -131,3 +133,14 @@ def build(
             return manifest
         raise
     return finished(plan, place) or {}
+
+
+def _check_apart(raw_path: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Refuse an output in the folder of the release: it would become part of it, and the release another.
+
+    Raises:
+        UsageError: if it is there.
+    """
+    raw, folder = os.path.realpath(raw_path), os.path.realpath(out)
+    if "://" not in os.fspath(out) and os.path.isdir(raw) and Path(folder).is_relative_to(raw):
+        raise UsageError(f"{out} lies in the raw release {raw_path}; choose a folder outside of it")

@@ -37,7 +37,8 @@ _MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, Arith
 def stop_at(reject: Reject) -> None:
     """The `raise` error policy: turn a bad record into an error with the way out."""
     raise BuildError(
-        f"{reject}\nCorrect the release, or build with --on-error quarantine to leave the record out"
+        f"{reject}\nBuild with --on-error quarantine to leave the record out, or correct the release and build it "
+        "into an empty folder"
     ) from reject
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from openstory_hf.builder import dataset_name, tables
@@ -98,7 +99,7 @@ def missing(place: Target, plan: Plan, shards: Sequence[Shard], *, rehash: bool 
         rehash: look at the bytes of finished ones, where that is cheap, and not at their sizes only.
 
     Raises:
-        BuildError: if the system refuses.
+        BuildError: if the system refuses, or the plan is to stop at bad records and finished shards left some out.
     """
     there = place.names()
     names = [shard.name for shard in shards if f"{shard.name}.json" in there]
@@ -107,15 +108,22 @@ def missing(place: Target, plan: Plan, shards: Sequence[Shard], *, rehash: bool 
         for folder in (*tables(plan.builder.INFO), FOLDER):
             sizes.update({f"{folder}/{name}": size for name, size in place.names(folder).items()})
 
-    def whole(result: ShardResult | None) -> bool:
-        if result is None:
-            return False
+    def whole(result: ShardResult) -> bool:
         files = {**result.files, **result.index}
         return all(
             sizes.get(file) == facts["bytes"] and (not rehash or place.same(file, facts))
             for file, facts in files.items()
         )
 
-    found = dict(zip(names, map(whole, read_results(plan, names, place)), strict=True))
-    place.remove([result_file(name) for name in names if not found[name]])
-    return [shard for shard in shards if not found.get(shard.name)]
+    found = dict(zip(names, read_results(replace(plan, on_error="quarantine"), names, place), strict=True))
+    wanted = {name: result for name, result in found.items() if result and whole(result)}
+    rejects = [line for result in wanted.values() for line in result.rejects]
+    if rejects and plan.on_error == "raise":
+        first = rejects[0]
+        raise BuildError(
+            f"{place} has shards that left {len(rejects)} bad records out, the first: {first['reason']} "
+            f"({first['file']}, record {first['record']})\n"
+            "Go on with --on-error quarantine, or correct the release and build it into an empty folder"
+        )
+    place.remove([result_file(name) for name in names if name not in wanted])
+    return [shard for shard in shards if shard.name not in wanted]

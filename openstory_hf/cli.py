@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import os
 import signal
 import sys
 import threading
@@ -33,10 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.verb not in _WITH_DATASET_OPTIONS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show, a title or the name of a file, is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments.dataset_options = rest
         with _terminated_as_interrupted():
-            return int(arguments.run(arguments) or 0)
+            code = int(arguments.run(arguments) or 0)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:  # `openstory list | head`: nobody reads on; nor shall the interpreter try when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what shells say of SIGPIPE
     except UsageError as error:
         print(f"openstory: {error}", file=sys.stderr)
         return 2

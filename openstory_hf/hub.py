@@ -77,7 +77,12 @@ def write_card(path: str | Path, repository: str = "", *, info: Info | None = No
     folder, root = local_folder(path)
     info = info or catalogue.get(folder.manifest["dataset"]).INFO
     lines = folder.storage.whole(REJECTS).decode("utf-8").split("\n")
-    rejects = [json.loads(line) for line in lines if line]
+    try:
+        rejects = [json.loads(line) for line in lines if line]
+    except ValueError as error:
+        raise OutputError(
+            f"{path}/{REJECTS} is damaged: {error}. Get it again from where the folder came from, or build it again"
+        ) from None
     card.write(root, info, folder.manifest, rejects, repository=repository, endpoint=HfApi().endpoint)
     return root / card.README
 

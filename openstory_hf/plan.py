@@ -17,7 +17,7 @@ from openstory_hf.records import Unit
 from openstory_hf.references import POLICIES, RULES_VERSION
 from openstory_hf.schema import SCHEMA_VERSION
 from openstory_hf.version import __version__
-from openstory_hf.write import ROW_GROUP_TARGET
+from openstory_hf.write import ROW_GROUP_MOST, ROW_GROUP_TARGET
 
 SHARD_BYTES = 384 << 20
 SHARD_COUNTS = (
@@ -159,7 +159,7 @@ def plan_build(
     """Decide which units go into which shard.
 
     Raises:
-        UsageError: for an unknown split, option, policy or codec.
+        UsageError: for an unknown split, option, policy or codec, or row groups of more than `ROW_GROUP_MOST`.
         SourceError: if the release cannot be planned.
     """
     if unknown := sorted(set(splits) - set(builder.INFO.splits)):
@@ -168,6 +168,8 @@ def plan_build(
     if policy not in POLICIES:
         raise UsageError(f"unknown referential-text policy {policy!r}; choose from {', '.join(POLICIES)}")
     codecs.get(image_codec)
+    if not 0 < row_group_bytes <= ROW_GROUP_MOST:
+        raise UsageError(f"row groups of {row_group_bytes:,} bytes: choose between 1 and {ROW_GROUP_MOST:,}")
     chosen = chosen_options(builder.INFO, options or {})
     shards: list[Shard] = []
     for split in builder.INFO.splits:

@@ -28,6 +28,9 @@ ROW_GROUP_LIMIT = 32 << 20
 """Row groups are cut at the target and never pass the limit unless a single row does. Smaller ones cost requests,
 larger ones memory; the Hub viewer stops working at 300 MB."""
 
+ROW_GROUP_MOST = 192 << 20
+"""The largest target: the limit is in proportion, and `openstory check` accepts no more than that."""
+
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:

@@ -428,10 +428,11 @@ def test_a_build_that_stopped_at_a_bad_record_goes_on_under_quarantine(raw, out,
 def test_a_quarantined_build_taken_up_without_quarantine_stops_at_the_first_bad_record(raw, tmp_path, monkeypatch):
     last = "test-00000-of-00001"
     interrupt(monkeypatch, last, FlintstonesSV, raw, tmp_path / "out", on_error="quarantine", **SMALL)
-    names = recorded(monkeypatch)
-    with pytest.raises(BuildError, match=clip(6, "s_01_e_03")):
+    names, before = recorded(monkeypatch), tree(tmp_path / "out")
+    with pytest.raises(BuildError, match=rf"left .* bad records out, the first: .*{clip(6, 's_01_e_03')}"):
         build(FlintstonesSV, raw, tmp_path / "out", **SMALL)
-    assert names == [SHARDS[2]]  # the shard with the bad record; those before it are kept
+    assert names == []
+    assert tree(tmp_path / "out") == before  # for who goes on with quarantine
 
 
 def test_a_finished_quarantined_build_does_not_pass_for_one_without_bad_records(raw, out):
@@ -647,3 +648,26 @@ def test_download_and_prepare_writes_parquet_that_loads(sound, tmp_path):
     assert rows.features == built.features
     encoded = List(Image(decode=False))
     assert list(rows.cast_column("images", encoded)) == list(built.cast_column("images", encoded))
+
+
+def test_good_frames_between_bad_ones_show_that_the_release_is_sound(tmp_path, monkeypatch):
+    """A dataset without a table of frames yields no row where a story loses its last picture."""
+    monkeypatch.setattr(shard_room, "MAX_CONSECUTIVE_REJECTS", 2)
+    writer = RawWriter(tmp_path / "raw")
+    for number in range(1, 6):
+        write_book(writer, f"en/{number:04d}_book", ["One.", "Two."], pictures=3)
+        writer.cut(f"asp-imagebank/medium/{number:04d}/03.jpg", 300)
+    write_book(writer, "en/0006_good", ["One."], pictures=2)
+    manifest = build(AfricanStorybook, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
+    assert manifest["splits"]["train"]["stories"] == {"seen": 6, "written": 1, "rejected": 5}
+
+
+@pytest.mark.parametrize("where", [".", "out", "deep/out"])
+def test_a_folder_in_the_release_is_no_place_for_its_output(books, tmp_path, where):
+    with pytest.raises(UsageError, match="lies in the raw release"):
+        build(AfricanStorybook, tmp_path / "raw", tmp_path / "raw" / where)
+
+
+def test_row_groups_that_check_would_refuse_are_not_built(books, tmp_path):
+    with pytest.raises(UsageError, match="choose between"):
+        build(AfricanStorybook, tmp_path / "raw", tmp_path / "out", row_group_bytes=257 << 20)

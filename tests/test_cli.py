@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -226,8 +227,8 @@ def assert_is_one_message(stdout, stderr):
         ("build african_storybook --raw FILE --out NEW", 1, "is not a folder or a zip"),
         ("build flintstones_sv --raw RAW --out NEW", 1, "Files the release must have:\nB: train-val-test_split.json"),
         ("build african_storybook --raw RAW --out NEW --languages xx", 1, "no books in xx; the release has en, fr"),
-        ("build african_storybook --raw RAW --out NEW", 1, "build with --on-error quarantine to leave the record out"),
-        ("build african_storybook --raw RAW --out RAW", 1, "is not empty (asp-imagebank, asp-source)"),
+        ("build african_storybook --raw RAW --out NEW", 1, "Build with --on-error quarantine to leave the record out"),
+        ("build african_storybook --raw RAW --out RAW", 2, "lies in the raw release"),
         ("build african_storybook --raw RAW --out FILE", 1, "FILE"),
         ("build african_storybook --raw RAW --out OUT --languages en", 1, "holds a build of other inputs"),
         ("check RAW", 1, "holds no manifest.json"),
@@ -378,3 +379,18 @@ def test_stats_as_tables_and_as_json(out, openstory):
     code, stdout, _ = openstory("stats", out, "--json")
     assert code == 0
     assert json.loads(stdout)["splits"]["train"]["stories"] == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pipes")
+def test_nobody_reading_on_is_no_error():
+    command = f"{shlex.quote(sys.executable)} -m openstory_hf.cli list | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout.strip() in ("0", "141"), done.stderr) == (True, "")
+
+
+def test_what_a_terminal_cannot_show_is_escaped():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "openstory_hf.cli", "info", "clevr_sv"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2013" in done.stdout

@@ -123,6 +123,10 @@ def get(name: str) -> Engine:
     return TABLE[name]
 
 
+LEAST = {"cpus": 1, "array": 1}
+"""The least values of options, by name; of all other numbers it is 0."""
+
+
 def chosen(name: str, kind: type[T], given: Mapping[str, str]) -> T:
     """The options of an engine, from texts.
 
@@ -148,6 +152,10 @@ def chosen(name: str, kind: type[T], given: Mapping[str, str]) -> T:
             values[option] = kinds[option](text)
         except ValueError:
             raise UsageError(f"--engine-option {option}={text}: expected {kinds[option].__name__}") from None
+        if kinds[option] in (int, float):
+            least = LEAST.get(option, 0)
+            if not values[option] >= least:
+                raise UsageError(f"--engine-option {option}={text}: it must be at least {least}")
     return kind(**values)
 
 
