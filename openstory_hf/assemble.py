@@ -184,7 +184,9 @@ class Assembly:
         story["draw"] = draw
         if self.decode and self.with_pictures:
             story["images"] = [
-                [pictures.decode(image) for image in shown] if isinstance(shown, list) else pictures.decode(shown)
+                [image and pictures.decode(image) for image in shown]
+                if isinstance(shown, list)
+                else shown and pictures.decode(shown)
                 for shown in story["images"]
             ]
         return {name: story[name] for name in self.columns}

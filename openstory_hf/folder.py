@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
+import weakref
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,11 +205,20 @@ class Index:
         self._first_of_file: list[int] = self.file_first.tolist()
         self._first_of_group: dict[int, list[int]] = {}
         self._lock = threading.Lock()
-        self._reading = [threading.Lock() for _ in range(16)]  # a file is opened and read by one thread at a time
+        self._reading = _locks()
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._open_bytes = 0
         self._kept: OrderedDict[tuple[Group, tuple[str, ...]], tuple[pa.Table, int]] = OrderedDict()
         self._kept_bytes = 0
+        _indexes.add(self)
+
+    def after_fork(self) -> None:
+        """In a process that was forked: locks that threads of the other process hold would never be released."""
+        held = [lock.locked() for lock in self._reading]
+        self._lock, self._reading = threading.Lock(), _locks()
+        for file in list(self._open):
+            if held[file % len(held)]:  # and what they were reading may be in any state
+                del self._open[file]
 
     def __len__(self) -> int:
         return self._first_of_file[-1]
@@ -231,7 +242,7 @@ class Index:
             if storage.local:
                 source = pa.py_buffer(storage.map(name))
             else:
-                source = pa.py_buffer(storage.whole(name)) if fetched else storage.open(name)
+                source = pa.py_buffer(storage.whole(name)) if fetched else storage.open(name, size)
             found = pq.ParquetFile(source, pre_buffer=True)
             if found.schema_arrow.names != self._names:
                 raise ValueError("its columns are not those of an index")
@@ -324,3 +335,20 @@ class Index:
             while self._kept_bytes > KEPT_BYTES and len(self._kept) > 2:
                 self._kept_bytes -= self._kept.popitem(last=False)[1][1]
         return table
+
+
+def _locks() -> list[threading.Lock]:
+    """A file of an index is opened and read by one thread at a time."""
+    return [threading.Lock() for _ in range(16)]
+
+
+_indexes: weakref.WeakSet[Index] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for index in list(_indexes):
+        index.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeGuard
 
@@ -162,7 +162,9 @@ class StoryStream(ElasticStream):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.request, self._shared, self._loaded, self._loaded_by)
+        rank, world_size = self._ranks()
+        request = replace(self.request, rank=rank, world_size=world_size)
+        return _restored, (request, self._shared, self._loaded, self._loaded_by)
 
     @property
     def num_stories(self) -> int:

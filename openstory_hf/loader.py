@@ -89,6 +89,7 @@ class StoryLoader:
         self._workers: list[_Worker] = []
         self._reused = Reused()
         self._states: list[dict[str, Any]] = []
+        self._passes = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
@@ -120,22 +121,28 @@ class StoryLoader:
             yield batch
 
     def _shared(self) -> Iterator[Batch]:
-        state = self.stream.loaded
-        self.stream.rewind()
+        state, epoch = self.stream.loaded, self.stream.epoch
+        if state is not None and state["epoch"] != epoch:
+            state = None  # `set_epoch` was called behind it
         if not self._workers:
             self._start()
+        self._passes = this = self._passes + 1
         for worker in self._workers:
-            worker.begin(self.stream.epoch, state, self._ahead)
+            worker.begin(epoch, state, self._ahead)
         self._states = [worker.receive() for worker in self._workers]
+        self.stream.rewind()  # not before: where this fails, the state is still the one to go on at
         turn = deque(enumerate(self._workers))
         while turn:
             number, worker = turn.popleft()
-            received = worker.receive()
-            if received is not None:
-                batch, self._states[number] = received
+            batch, self._states[number] = worker.receive()
+            if batch is not None:
                 turn.append((number, worker))
                 worker.ask()
                 yield batch
+                if self._passes != this:
+                    raise UsageError(
+                        "another iteration over this StoryLoader has begun: its workers make one at a time"
+                    )
 
     def _start(self) -> None:
         for number in range(self._num_workers):
@@ -186,7 +193,12 @@ class _Worker:
     def begin(self, epoch: int, state: Mapping[str, Any] | None, ahead: int) -> None:
         """Begin an epoch, or go on at a state; batches of another that are under way are passed over."""
         while self._asked:
-            self.receive()
+            try:
+                self.receive()
+            except WorkerError:
+                raise
+            except Exception:  # of a batch, or a state, that nobody wants any more
+                continue
         self._say("begin", epoch, state)
         for _ in range(ahead):
             self.ask()
@@ -197,18 +209,20 @@ class _Worker:
         self._say("next", [self._returned.popleft() for _ in range(len(self._returned))])
 
     def receive(self) -> Any:
-        """The next answer: a state to `begin`; to `ask` a batch and the state after it, or None behind the last."""
+        """The next answer: a state to `begin`; to `ask` a batch, None behind the last, and the state after it."""
         try:
             kind, *content = self.connection.recv()
         except (EOFError, ConnectionError):
             raise self._dead() from None
         if kind == "state":
             return content[0]
+        if kind == "refused":
+            raise content[0]
         self._asked -= 1
         if kind == "error":
             raise content[0]
         if kind == "end":
-            return None
+            return None, content[0]
         number, path, dropped, entries, state = content
         for gone in dropped:
             del self._slots[gone]
@@ -304,7 +318,7 @@ class _Slots:
     def put(self, batch: Batch) -> tuple[int, str | None, dict[str, Any]]:
         """Number of the slot that holds a batch, the path of its file if it is new, and the entries."""
         arrays = {
-            name: np.ascontiguousarray(value.numpy())
+            name: np.ascontiguousarray(value.numpy()).reshape(value.shape)  # which makes an array of a number
             for name, value in batch.items()
             if isinstance(value, torch.Tensor)
         }
@@ -377,26 +391,30 @@ def _work(connection: Any, stream: ElasticStream, recipe: _Recipe, worker: int, 
         if kind == "begin":
             epoch, state = content
             stream.rewind()
-            stream.set_epoch(epoch)
-            if state is not None:
-                stream.load_state_dict(state)
-            connection.send(("state", stream.state_dict()))
-            batches = recipe.batches(stream)
+            try:
+                if state is None:
+                    stream.set_epoch(epoch)
+                else:
+                    stream.load_state_dict(state)
+                connection.send(("state", stream.state_dict()))
+                batches = recipe.batches(stream)
+            except Exception as error:
+                batches = iter(())
+                connection.send(("refused", _portable(error)))
             continue
         slots.give_back(content[0])
         try:
             with allocating(slots.allocate):
                 batch = next(batches, None)
             if batch is None:
-                connection.send(("end",))
+                connection.send(("end", stream.state_dict()))
                 continue
             number, path, entries = slots.put(batch)
+            connection.send(("batch", number, path, slots.dropped, entries, stream.state_dict()))
+            slots.dropped = []
         except Exception as error:
             batches = iter(())
             connection.send(("error", _portable(error)))
-            continue
-        connection.send(("batch", number, path, slots.dropped, entries, stream.state_dict()))
-        slots.dropped = []
 
 
 def _end_with_parent() -> None:

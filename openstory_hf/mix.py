@@ -66,25 +66,22 @@ class MixedStream(ElasticStream):
             raise UsageError(f"weights={given} must give a positive number for each of {', '.join(streams) or 'none'}")
         if stop not in ("first", "all"):
             raise UsageError(f'stop={stop!r} is not "first" or "all"')
-        self._arguments = (streams, weights, stop, seed, rank, world_size)
+        if empty := [name for name, size in sizes.items() if not size]:
+            raise UsageError(f"there are no stories in {', '.join(empty)}")
+        self._arguments = (streams, weights, stop, seed)
         self._streams = dict(streams)
         self._stop = stop
         total = sum(given.values())
         self._weights = {name: given[name] / total for name in streams}
-        self._exact = weights is None
-        # the expected place at which each stream has been gone through; a mean, so that all epochs are equally long
-        ends = [sizes[name] / self._weights[name] for name in streams]
-        self._length = (
-            sum(sizes.values()) if self._exact else int(min(ends) if stop == "first" else np.ceil(max(ends)))
-        )
+        self._counts = list(sizes.values()) if weights is None else _counts(sizes, self._weights, stop)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self._arguments, self._shared, self._loaded, self._loaded_by)
+        return _restored, ((*self._arguments, *self._ranks()), self._shared, self._loaded, self._loaded_by)
 
     @property
     def num_stories(self) -> int:
         """Stories of an epoch, over all ranks and workers."""
-        return self._length
+        return sum(self._counts)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -94,16 +91,8 @@ class MixedStream(ElasticStream):
 
     def sources(self, epoch: int) -> Ints:
         """The number of the stream that gives each story of an epoch: int64 (num_stories,)."""
-        counts = self._counts()
-        sources = np.repeat(np.arange(len(counts)), counts)
+        sources = np.repeat(np.arange(len(self._counts)), self._counts)
         return np.random.default_rng([_MIXTURE, self.seed, epoch]).permutation(sources)
-
-    def _counts(self) -> list[int]:
-        """Stories of an epoch from each stream: its weight of the whole, rounded so that the sum is exact."""
-        if self._exact:
-            return [stream.num_stories for stream in self._streams.values()]
-        bounds = np.floor(np.cumsum([0.0, *self._weights.values()]) * self._length + 0.5).astype(int)
-        return [int(count) for count in np.diff(bounds)]
 
     def _read(self, intervals: Intervals, epoch: int) -> Iterator[dict[str, Any]]:
         sources = self.sources(epoch)
@@ -117,6 +106,19 @@ class MixedStream(ElasticStream):
             readers[number] = _laps(stream, wanted, epoch)
         for number in sources[here].tolist():
             yield next(readers[number])
+
+
+def _counts(sizes: Mapping[str, int], weights: Mapping[str, float], stop: Stop) -> list[int]:
+    """Stories of an epoch from each stream: its weight of the whole, rounded.
+
+    The whole ends where the first stream has been gone through, or the last one; rounding gives no stream more stories
+    than it has in the first case, nor less in the second.
+    """
+    ends = [sizes[name] / weights[name] for name in sizes]
+    whole = int(min(ends)) if stop == "first" else int(np.ceil(max(ends)))
+    edges = np.floor(np.cumsum([0.0, *(weights[name] for name in sizes)]) * whole + 0.5).astype(int)
+    limit = min if stop == "first" else max
+    return [limit(int(count), size) for count, size in zip(np.diff(edges), sizes.values(), strict=True)]
 
 
 def _laps(stream: StoryStream, wanted: Ints, epoch: int) -> Iterator[dict[str, Any]]:

@@ -310,7 +310,8 @@ def select(
     if length is not None:
         table = "frames" if has_frames else "stories"
         with folder.contents(table, split) as contents:
-            windows = found = Windows(table, contents, length, stride)
+            most = np.iinfo(np.int32).max  # what frames are counted in; no sequence is longer
+            windows = found = Windows(table, contents, min(length, most), min(stride, most))
         if not len(found):
             raise UsageError(
                 f"{folder.path}: no sequence of split {split} has {length} frames; the longest has {windows.longest}"

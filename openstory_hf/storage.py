@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import re
 import time
@@ -50,7 +51,6 @@ class Storage:
     def _pin(self, revision: str | None) -> None:
         """Read one commit, whatever is pushed meanwhile."""
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
 
         assert self._hub
         name, folder = self._hub["name"], self._hub["folder"]
@@ -58,7 +58,7 @@ class Storage:
         if not re.fullmatch("[0-9a-f]{40}", wanted):
             try:
                 wanted = str(HfApi().dataset_info(name, revision=wanted, expand=["sha"]).sha)
-            except (HfHubHTTPError, OSError) as error:
+            except Exception as error:  # each version of the Hub's client has its own for a network that fails
                 raise OutputError(
                     f"{self.path} (revision {wanted}) cannot be read: {reason_of(error)}. Check the name, the "
                     "network, and that you are logged in (`hf auth login`) where access is restricted"
@@ -121,7 +121,10 @@ class Storage:
                 raise OSError(f"{len(data)} of {stop - start} bytes came")
             return bytes(data)
 
-        return self._tried(file, read)
+        try:
+            return self._tried(file, read)
+        except FileNotFoundError:
+            raise OutputError(f"{self.path}/{file} is missing. Push or build again") from None
 
     def map(self, file: str) -> mmap.mmap:
         """A local file as memory.
@@ -145,10 +148,9 @@ class Storage:
             if first < len(data):  # of a file that was cut, reading the pictures says so
                 data.madvise(mmap.MADV_WILLNEED, first, stop - first)
 
-    def open(self, file: str) -> Any:
-        """A binary stream for Arrow, which asks for just the ranges it needs."""
-        fs, path = self._where(file)
-        return fs.open(path, "rb", cache_type="none")
+    def open(self, file: str, size: int) -> Ranges:
+        """A file of so many bytes for Arrow, which asks for just the ranges it needs."""
+        return Ranges(self, file, size)
 
     def _tried(self, file: str, read: Callable[[], T]) -> T:
         """Read, and again after a pause if a network fails."""
@@ -170,3 +172,45 @@ class Storage:
         else:
             hint = "Check the network and the access rights, and resume from the last state"
         return OutputError(f"{self.path}/{file} cannot be read: {reason_of(error)}. {hint}")
+
+
+class Ranges(io.RawIOBase):
+    """A file that is read range by range, each by itself: it may be used on in a process that was forked.
+
+    Args:
+        storage: where the file is.
+        file: its name.
+        size: its bytes.
+    """
+
+    def __init__(self, storage: Storage, file: str, size: int) -> None:
+        super().__init__()
+        self._storage, self._file, self._size, self._at = storage, file, size, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The place of the next byte."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, fewer at the end.
+
+        Raises:
+            OutputError: if they cannot be read.
+        """
+        stop = self._size if size < 0 else min(self._at + size, self._size)
+        data = self._storage.range(self._file, self._at, stop) if stop > self._at else b""
+        self._at += len(data)
+        return data

@@ -146,7 +146,7 @@ class ElasticStream:
     """
 
     def __init__(self, seed: int, rank: int | None, world_size: int | None) -> None:
-        if (rank is None) != (world_size is None) or not 0 <= (rank or 0) < (world_size or 1):
+        if (rank is None) != (world_size is None) or not 0 <= (rank or 0) < (1 if world_size is None else world_size):
             raise UsageError(
                 f"rank={rank} and world_size={world_size}: give neither, or both with 0 <= rank < world_size"
             )
@@ -156,6 +156,7 @@ class ElasticStream:
         self._shared: Any = _shared_numbers()
         self._loaded: dict[str, Any] | None = None
         self._loaded_by = 0
+        self._begun_at: dict[str, Any] | None = None  # the state with which the pass in this process began
         self._progress: dict[str, Any] | None = None
 
     # -- what a subclass gives
@@ -192,7 +193,7 @@ class ElasticStream:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         progress = self._progress = self._begin()
-        self._loaded = None
+        self._loaded, self._begun_at = None, self._loaded
         [taken] = progress["taken"]
         rank, worker, skip = taken
         consumers = progress["ranks"] * progress["workers"]
@@ -250,6 +251,11 @@ class ElasticStream:
             worker, workers = here.id, here.num_workers
         return rank, ranks, worker, workers
 
+    def _ranks(self) -> tuple[int | None, int | None]:
+        """Rank and number of ranks for a copy in a process that torch.distributed does not know of."""
+        rank, ranks, _, _ = self._consumer()
+        return (rank, ranks) if ranks > 1 else (self._rank, self._world_size)
+
     # -- states
 
     def state_dict(self) -> dict[str, Any]:
@@ -265,7 +271,8 @@ class ElasticStream:
     def state_after(self, batches: int, batch_size: int, num_workers: int = 0) -> dict[str, Any]:
         """The state after a plain DataLoader has delivered some batches of an epoch, in order.
 
-        For an epoch that was begun at its start, or with a state that was loaded into this stream before.
+        For an epoch that was begun at its start, or with a state that was loaded into this stream before. For another
+        pass of workers over the same epoch, call `set_epoch` first, or load the state at which it begins.
 
         Args:
             batches: batches that every rank has taken from its DataLoader since it was made or resumed.
@@ -274,8 +281,9 @@ class ElasticStream:
         """
         rank, ranks, _, _ = self._consumer()
         workers = max(1, num_workers)
-        use = self._loaded is not None and self._loaded["epoch"] == self.epoch
-        eras, known = _continued(self._loaded if use else None, ranks, workers)
+        # workers begin at what was loaded, again and again; a pass in this process takes it
+        state = self._loaded or (None if num_workers else self._begun_at)
+        eras, known = _continued(state if state and state["epoch"] == self.epoch else None, ranks, workers)
         shares = Taken(size_of(self._remaining(eras)), ranks, workers, known)
         parts = [shares.size(rank, worker) for worker in range(workers)]
         given = [shares.of(rank, worker) if known else 0 for worker in range(workers)]
@@ -287,8 +295,8 @@ class ElasticStream:
                     given[worker] = min(given[worker] + batch_size, parts[worker])
                     break
         taken = [[rank, worker, count] for worker, count in enumerate(given)]
-        state = {"epoch": self.epoch, "eras": eras, "ranks": ranks, "workers": workers, "taken": taken}
-        return {STATE_KEY: STATE_VERSION, "identity": self.identity, **state}
+        after = {"epoch": self.epoch, "eras": eras, "ranks": ranks, "workers": workers, "taken": taken}
+        return {STATE_KEY: STATE_VERSION, "identity": self.identity, **after}
 
     @property
     def loaded(self) -> Mapping[str, Any] | None:
@@ -297,7 +305,7 @@ class ElasticStream:
 
     def rewind(self) -> None:
         """Let the next iteration begin at the start of the epoch, whatever was loaded or iterated."""
-        self._loaded = self._progress = None
+        self._loaded = self._begun_at = self._progress = None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration go on where a state was taken, in the same or another number of ranks and workers.
@@ -318,7 +326,8 @@ class ElasticStream:
                 raise UsageError(
                     f"the state is of a stream with {name}={other.get(name)!r}, this one has {mine.get(name)!r}"
                 )
-        self._loaded, self._loaded_by, self._progress = dict(state), os.getpid(), None
+        self.rewind()
+        self._loaded, self._loaded_by = dict(state), os.getpid()
         if "torch" not in sys.modules or sys.modules["torch"].utils.data.get_worker_info() is None:
             self._shared[_PASS] = 0
         self.set_epoch(state["epoch"])

@@ -18,6 +18,7 @@ import torch
 from openstory_hf.builders import _template
 from openstory_hf.builders.african_storybook import AfricanStorybook
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
+from openstory_hf.builders.openstory_pp import OpenstoryPP
 from PIL import Image
 
 from openstory_hf import decoders
@@ -543,3 +544,13 @@ def test_read_stories_spreads_over_the_split_or_takes_the_named_ones(out):
     assert read_stories(out, story_ids=[rows[4]["story_id"], rows[1]["story_id"]]) == [rows[4], rows[1]]
     with pytest.raises(UsageError, match=f"has no story 'x'; the first is '{rows[0]['story_id']}'"):
         read_stories(out, story_ids=["x"])
+
+
+@pytest.mark.parametrize("frame", ["middle", "all"])
+def test_a_picture_that_was_not_shipped_stays_none_when_pictures_are_decoded(tmp_path, frame):
+    raw = RawWriter(tmp_path / "raw")
+    names = [f"ab_cd-ef_01_keyframe_0-0-{at}-0" for at in range(2)]
+    raw.table("a.parquet", [{"__key__": name, "json": json.dumps({"caption": "a cat", "mask": []})} for name in names])
+    build(OpenstoryPP, tmp_path / "raw", tmp_path / "out")
+    (row,) = load_stories(str(tmp_path / "out"), frame=frame, decode=True)
+    assert row["images"] == ([None, None] if frame == "middle" else [[None], [None]])

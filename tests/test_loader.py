@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
@@ -237,3 +237,103 @@ def test_drop_last_leaves_small_batches_out(out):
 def test_options_that_cannot_work_are_refused(out):
     with pytest.raises(UsageError, match="batch_size=0"):
         StoryLoader(stream(out), Collate(), 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [3, None])
+def test_set_epoch_behind_a_state_begins_that_epoch(out, workers, taken):
+    begun = StoryLoader(stream(out), Collate(), 4, num_workers=workers)
+    begun.set_epoch(3)
+    for _ in islice(begun, taken):
+        pass
+    resumed = StoryLoader(stream(out), Collate(), 4, num_workers=workers)
+    resumed.load_state_dict(begun.state_dict())
+    resumed.set_epoch(4)
+    begun.set_epoch(4)
+    assert [batch["ids"] for batch in resumed] == [batch["ids"] for batch in begun]
+    begun.close()
+    resumed.close()
+
+
+class Flaky(Collate):
+    """Fails with every batch for as long as a file is there."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.file = file
+
+    def __call__(self, rows):
+        if self.file.exists():
+            raise ValueError("the network is gone")
+        return super().__call__(rows)
+
+
+def test_a_failure_of_all_workers_does_not_cost_the_state(out, tmp_path):
+    expected = [batch["ids"] for batch in StoryLoader(stream(out), Collate(), 4, num_workers=2)]
+    loader = StoryLoader(stream(out), Flaky(tmp_path / "gone"), 4, num_workers=2, ahead=1)
+    batches = iter(loader)
+    found = [batch["ids"] for batch in islice(batches, 4)]
+    (tmp_path / "gone").touch()
+    with pytest.raises(RuntimeError, match="the network is gone"):
+        found += (batch["ids"] for batch in batches)
+    loader.load_state_dict(loader.state_dict())
+    with pytest.raises(RuntimeError, match="the network is gone"):  # still
+        next(iter(loader))
+    (tmp_path / "gone").unlink()
+    loader.load_state_dict(loader.state_dict())
+    found += [batch["ids"] for batch in loader]
+    assert sorted(chain(*found)) == sorted(chain(*expected))
+    loader.close()
+
+
+def test_a_failure_in_batches_that_nobody_wants_any_more_is_not_that_of_others(out, tmp_path):
+    loader = StoryLoader(stream(out), Flaky(tmp_path / "gone"), 4, num_workers=2, ahead=3)
+    for _ in loader:
+        (tmp_path / "gone").touch()
+        break
+    loader._workers[0].connection.poll(5)
+    (tmp_path / "gone").unlink()
+    expected = [batch["ids"] for batch in StoryLoader(stream(out), Collate(), 4, num_workers=2)]
+    assert [batch["ids"] for batch in loader] == expected
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_numbers_and_arrays_without_entries_keep_their_shape(out, workers):
+    loader = StoryLoader(
+        stream(out), lambda rows: {"n": torch.tensor(len(rows)), "none": torch.zeros(0, 3)}, 4, num_workers=workers
+    )
+    batch = next(iter(loader))
+    assert (batch["n"].shape, batch["none"].shape) == ((), (0, 3))
+    loader.close()
+
+
+def test_what_a_worker_cannot_begin_with_or_send_is_said(out):
+    with_two = StoryLoader(stream(out), Collate(), 4, num_workers=2)
+    next(iter(with_two))
+    one = {**with_two.state_dict(), "taken": with_two.state_dict()["taken"][:1]}
+    with_two.load_state_dict(one)
+    with pytest.raises(UsageError, match="knows nothing of worker 1"):
+        next(iter(with_two))
+    with_two.close()
+    unsendable = StoryLoader(stream(out), lambda rows: {"f": (row for row in rows)}, 4, num_workers=1)
+    with pytest.raises(RuntimeError, match="cannot pickle"):
+        next(iter(unsendable))
+    unsendable.close()
+
+
+def test_two_iterations_at_once_are_refused(out):
+    loader = StoryLoader(stream(out), Collate(), 4, num_workers=2)
+    with pytest.raises(UsageError, match="another iteration"):
+        list(zip(loader, loader, strict=True))
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_drop_last_drops_is_gone_for_those_who_resume_at_the_end_too(out, workers):
+    loader = StoryLoader(stream(out), Collate(), 4, num_workers=workers, drop_last=True)
+    assert sum(len(batch["ids"]) for batch in loader) < loader.stream.num_stories
+    resumed = StoryLoader(stream(out), Collate(), 4)
+    resumed.load_state_dict(loader.state_dict())
+    assert list(resumed) == []
+    loader.close()

@@ -1,10 +1,16 @@
 """Reading over a network: the same rows, few requests, few bytes, one commit, faults overcome or named."""
 
+import contextlib
 import io
 import json
+import multiprocessing
+import shutil
 import subprocess
 import sys
+from itertools import islice
+from multiprocessing import Pipe
 
+import huggingface_hub
 import numpy as np
 import pytest
 from openstory_hf.builders import _template
@@ -13,7 +19,7 @@ from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from openstory_hf import storage
+from openstory_hf import folder, storage
 from openstory_hf.build import build
 from openstory_hf.builder import StoryBuilder
 from openstory_hf.errors import OutputError, UsageError
@@ -214,8 +220,6 @@ def test_a_lasting_fault_is_one_error_that_says_what_to_do(out, hurried):
 
 
 def test_a_file_that_was_replaced_after_it_had_been_indexed_is_refused(out, tmp_path):
-    import shutil
-
     shutil.copytree(out, tmp_path / "out")
     [path] = (tmp_path / "out/stories").iterdir()
     data = path.read_bytes()
@@ -271,3 +275,64 @@ def test_a_repository_is_read_like_a_folder_at_a_revision_and_in_few_requests(ou
 def test_a_revision_of_a_folder_is_refused(out):
     with pytest.raises(UsageError, match="is not a repository of the Hub"):
         load_stories(str(out), revision="main")
+
+
+@pytest.mark.parametrize("whole", [0, 1 << 30])
+def test_a_forked_worker_reads_indexes_that_its_parent_has_open(out, monkeypatch, whole):
+    monkeypatch.setattr(folder, "WHOLE_INDEX", whole)
+    expected = [row["story_id"] for row in load_stories(out, length=3)]
+    with FileServer(out) as server:
+        stories = load_stories(server.url, length=3)
+        assert len(list(islice(stories, 2))) == 2
+        stories._folder.index("frames", "train")._kept.clear()  # as after many others
+        process = multiprocessing.get_context("fork").Process(target=read_into, args=(stories, pipe := Pipe(False)))
+        process.start()
+        found = pipe[0].recv() if pipe[0].poll(60) else "it hangs"
+        process.kill()
+    assert found == expected
+
+
+def read_into(stories, pipe):
+    pipe[1].send([row["story_id"] for row in stories])
+
+
+def test_a_forked_worker_does_not_wait_for_threads_of_its_parent(out):
+    """Threads that fetch hold locks while they read; a fork at that moment would inherit them held for ever."""
+    stories = load_stories(out, length=3)
+    index = stories._folder.index("frames", "train")
+    expected = [row["story_id"] for row in load_stories(out, length=3)]
+    with contextlib.ExitStack() as held:
+        for lock in (index._lock, *index._reading):
+            held.enter_context(lock)
+        process = multiprocessing.get_context("fork").Process(target=read_into, args=(stories, pipe := Pipe(False)))
+        process.start()
+        found = pipe[0].recv() if pipe[0].poll(60) else "it hangs"
+        process.kill()
+    assert found == expected
+
+
+def test_a_large_index_is_read_again_when_the_network_fails(out, hurried, monkeypatch):
+    monkeypatch.setattr(folder, "WHOLE_INDEX", 0)
+    expected = list(load_stories(out, length=3))
+    with FileServer(out) as server:
+        server.faults(match="/index/", times=2, status=503)
+        assert list(load_stories(server.url, length=3)) == expected
+
+
+def test_a_shard_that_is_missing_behind_a_url_is_named(out, tmp_path):
+    shutil.copytree(out, tmp_path / "out")
+    (shard,) = (tmp_path / "out/frames").glob("*.parquet")
+    with FileServer(tmp_path / "out") as server:
+        stories = load_stories(server.url, length=3)
+        shard.unlink()
+        with pytest.raises(OutputError, match=rf"{shard.name} is missing"):
+            list(stories)
+
+
+def test_a_hub_without_a_network_is_one_error(monkeypatch):
+    def gone(*_, **__):
+        raise RuntimeError("no route to host")  # as none of the client's own
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", gone)
+    with pytest.raises(OutputError, match=r"user/repo.*no route to host.*network"):
+        load_stories("user/repo")

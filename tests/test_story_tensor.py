@@ -531,3 +531,10 @@ def test_rows_as_they_are_built(tmp_path, builder, dataset):
     assert batch["frame_mask"].all()
     assert batch["pixel_values"].std((-1, -2)).min() > 0
     assert visible_conditioning(batch).shape == (len(rows), 5, 16 * 6)
+
+
+def test_rows_with_all_pictures_of_a_frame_are_refused_by_name():
+    row = drawn_story(frames=2)
+    row["images"] = [[image] for image in row["images"]]
+    with pytest.raises(RowError, match=r"lists of pictures"):
+        StoryTensorCollator(image_size=32)([row])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from openstory_hf.builders.flintstones_sv import FlintstonesSV, write_release
 from torch.utils.data import DataLoader
 
-from openstory_hf import order
+from openstory_hf import mix, order
 from openstory_hf.build import build
 from openstory_hf.errors import UsageError
 from openstory_hf.fakes import RawWriter
@@ -600,3 +600,57 @@ def test_a_mixture_survives_pickling_and_refuses_other_weights(out, other):
         mixture(out, other, weights={"a": 1, "b": 0})
     with pytest.raises(UsageError, match="stop='x'"):
         mixture(out, other, stop="x")
+
+
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_state_after_counts_from_the_state_that_a_pass_in_this_process_began_with(out, more):
+    begun = load_stories(out)
+    for _ in islice(begun, 5):
+        pass
+    resumed = load_stories(out)
+    resumed.load_state_dict(begun.state_dict())
+    batches = iter(DataLoader(resumed, batch_size=3, collate_fn=list))
+    for _ in range(more):
+        next(batches)
+    assert resumed.state_after(more, 3)["taken"] == [[0, 0, 5 + 3 * more]]
+
+
+def test_a_copy_for_a_process_that_knows_of_no_ranks_keeps_its_own(out, other, monkeypatch):
+    """Workers that are spawned see no torch.distributed: each would read everything."""
+    streams = [load_stories(out, seed=3), mix_stories({"a": load_stories(out), "b": load_stories(other)})]
+    with monkeypatch.context() as patch:
+        for name, value in (("is_initialized", True), ("get_rank", 1), ("get_world_size", 3)):
+            patch.setattr(torch.distributed, name, lambda value=value: value)
+        expected = [[row["story_id"] for row in stream] for stream in streams]
+        copies = pickle.loads(pickle.dumps(streams))  # our own
+    assert [[row["story_id"] for row in stream] for stream in copies] == expected
+    assert all(0 < len(ids) < stream.num_stories for ids, stream in zip(expected, streams, strict=True))
+
+
+def test_a_world_of_no_ranks_is_refused(out):
+    with pytest.raises(UsageError, match="world_size=0"):
+        load_stories(out, rank=0, world_size=0)
+
+
+def test_any_stride_and_length_is_a_number(out):
+    assert len(list(load_stories(out, length=2, stride=2**40))) == len(list(load_stories(out, length=2, stride=2**20)))
+    with pytest.raises(UsageError):
+        load_stories(out, length=2**40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5),
+    data=st.data(),
+    stop=st.sampled_from(["first", "all"]),
+)
+def test_a_mixture_repeats_nothing_until_the_first_is_through_and_misses_nothing_until_the_last(sizes, data, stop):
+    weights = [data.draw(st.floats(0.05, 5)) for _ in sizes]
+    named = {str(at): size for at, size in enumerate(sizes)}
+    total = sum(weights)
+    counts = mix._counts(named, {str(at): weight / total for at, weight in enumerate(weights)}, stop)
+    if stop == "first":
+        assert all(count <= size for count, size in zip(counts, sizes, strict=True))
+        assert any(size - count <= 1 for count, size in zip(counts, sizes, strict=True))
+    else:
+        assert all(count >= size for count, size in zip(counts, sizes, strict=True))

@@ -201,6 +201,8 @@ def _key(frame: tuple[Row, int], geometry: int | None) -> Hashable:
 
 def _decoded(row: Row, frame: int) -> NDArray[np.uint8]:
     """The pixels of a frame: uint8 (H, W, 3)."""
+    if isinstance(row["images"][frame], list):
+        raise row_error(row, 'its frames have lists of pictures, of frame="all"; choose one with another `frame`')
     try:
         return decoders.rgb(row["images"][frame])
     except pictures.UndecodableError as error:
