@@ -8,6 +8,7 @@ Raw tree (replace by a listing of the real one):
 Defects of the source, and what is done about each:
 
 * A page may name a picture that is not there: that page is a reject, and its story is lost with it.
+* A story.json may be damaged: its story is a reject.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from openstory_hf.builder import StoryBuilder
 from openstory_hf.fakes import RawWriter, scene
 from openstory_hf.info import Info, Split
 from openstory_hf.raw import Raw
-from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window
+from openstory_hf.records import Frame, Picture, Reject, Sequence, Unit, Window, costing
 
 INFO = Info(
     title="My Stories",
@@ -37,17 +38,32 @@ def units(raw: Raw, split: str) -> list[Unit]:
     """A story is a unit: list the independent pieces of work of one split, in a fixed order."""
     found = []
     for name in raw.names("stories/", "/story.json"):
-        if raw.json(name)["split"] == split:
+        if split_of(raw, name) == split:
             found.append(Unit(unit_id=name.split("/")[1], split=split, data={"file": name}))
     return found
 
 
+def split_of(raw: Raw, file: str) -> str:
+    """The split a story names; "train" if its file is damaged, for `sequences` to refuse it."""
+    try:
+        return str(raw.json(file)["split"])
+    except (Reject, KeyError, TypeError):
+        return "train"
+
+
 def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
+    """The one story of a unit, or the reason why it cannot be used, which then counts as a story that is lost."""
+    with costing(f"template/{unit.unit_id}"):
+        yield story_of(raw, unit)
+
+
+def story_of(raw: Raw, unit: Unit) -> Sequence:
     """Parse a unit: name its frames in order, say how to read one, and which windows are published stories."""
     file = unit.data["file"]
-    pages = {f"{unit.unit_id}/{number}": page for number, page in enumerate(raw.json(file)["pages"], 1)}
-    if not pages:
-        raise Reject("the story has no pages", record=unit.unit_id, file=file, stories=(f"template/{unit.unit_id}",))
+    story = raw.json(file)
+    if not isinstance(story, dict) or story.get("split") != unit.split or not story.get("pages"):
+        raise Reject("a story has a split and pages", record=unit.unit_id, file=file)
+    pages = {f"{unit.unit_id}/{number}": page for number, page in enumerate(story["pages"], 1)}
 
     def read(frame_id: str) -> Frame:
         page = pages[frame_id]
@@ -55,7 +71,7 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
         picture = Picture(path=page["picture"], data=raw.read(path))
         return Frame(frame_id=frame_id, caption=page["text"], pictures=(picture,), file=path)
 
-    yield Sequence(
+    return Sequence(
         sequence_id=unit.unit_id,
         frame_ids=tuple(pages),
         read=read,
@@ -67,6 +83,7 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
 
 def fake(raw: RawWriter) -> None:
     """A tiny release in the true layout, with one broken record of every kind the format can have."""
+    raw.text("stories/torn/story.json", '{"split": "test", "pages": [')
     for story, split, texts in (
         ("kite", "train", ["The wind blows.", "The kite flies away."]),
         ("boat", "train", ["A boat.", "A bigger boat.", "The sea."]),

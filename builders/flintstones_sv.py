@@ -153,20 +153,19 @@ def sequences(raw: Raw, unit: Unit) -> Iterator[Sequence]:
     clips, starts = unit.data["clips"], set(unit.data["starts"])
     windows, rejects = [], []
     for at, clip in enumerate(clips):
+        followers, cached = clips[at + 1 : at + LENGTH], release.clips.following.get(clip, ())
         if clip not in starts:
             continue
-        followers, cached = clips[at + 1 : at + LENGTH], release.clips.following.get(clip, ())
         if len(followers) == LENGTH - 1:
-            reason, file = release.clips.contradiction(clip, followers, "ids"), release.clips.cache_file
+            reason = release.clips.contradiction(clip, followers, "ids")
         elif len(cached) > len(followers):
             reason = f"the cache says the story goes on with {list(cached)}, the release has only {followers}"
-            file = release.clips.cache_file
-        elif release.starts_only and not cached:
-            reason = f"a start of a story, which goes on with {len(followers)} annotated clips instead of {LENGTH - 1}"
-            file = release.clips.split_file
-        else:
+        elif cached or not release.starts_only:
             continue  # the last clips of an episode start no story
+        else:
+            reason = f"a start of a story, which goes on with {len(followers)} annotated clips instead of {LENGTH - 1}"
         if reason:
+            file = release.clips.cache_file if cached else release.clips.split_file
             rejects.append(Reject(reason, record=clip, file=file, stories=(f"flintstones_sv/{clip}",)))
         else:
             windows.append(Window(story_id=clip, start=at, stop=at + LENGTH))

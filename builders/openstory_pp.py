@@ -78,9 +78,8 @@ class Release:
         self.frames: dict[str, dict[Keyframe, str]] = defaultdict(dict)
         self.again: list[str] = []  # pictures of keyframes that have one
         for name in raw.names("", ".jpg"):
-            if (found := keyframe_of(name.rpartition("/")[2].removesuffix(".jpg"))) and (
-                self.frames[found.video].setdefault(found, name) != name
-            ):
+            found = keyframe_of(name.rpartition("/")[2].removesuffix(".jpg"))
+            if found and self.frames[found.video].setdefault(found, name) != name:
                 self.again.append(name)
 
 
@@ -102,10 +101,9 @@ def units(raw: Raw, split: str) -> list[Unit]:
     for video, samples in videos.items():
         data = {"samples": samples}
         found.append(Unit(unit_id=video, split=split, records=len(samples), size=sizes[video], data=data))
+    alone = [name for video, names in release.frames.items() if video not in videos for name in names.values()]
     left = {
-        "pictures of videos that have no samples": sorted(
-            name for video, names in release.frames.items() if video not in videos for name in names.values()
-        ),
+        "pictures of videos that have no samples": sorted(alone),
         "second pictures of a keyframe": release.again,
         "members of a tar that has one of their name before": release.samples.again,
     }

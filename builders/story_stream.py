@@ -155,12 +155,12 @@ class Release:
                 if isinstance(story, Sequence):  # else it is met again, and refused, when the unit is read
                     own = story.sequence_id, self.split_of(file)
                     others = {shown.setdefault(key, own) for key in keys}
-                    names = ", ".join(sorted(story_id for story_id, _ in others))
-                    held_out = ", ".join(sorted(story_id for story_id, split in others if split != own[1]))
-                    if own not in others:
-                        run["repeats"][story.sequence_id] = f"{names} showed all its pictures before"
-                    elif held_out:
-                        run["repeats"][story.sequence_id] = f"{held_out}, of another split, shows some of its pictures"
+                    held_out = {one for one, split in others if split != own[1]}
+                    if held_out or own not in others:
+                        names = ", ".join(sorted(held_out or {one for one, _ in others}))
+                        run["repeats"][own[0]] = (
+                            f"{names} showed {'some' if held_out else 'all'} of its pictures before"
+                        )
                     run["size"] += self.pictures.size(keys)
         return runs
 

@@ -321,10 +321,14 @@ def select(
     else:
         starts, counts = folder.published(split)
         found = Published(starts, counts)
+    if not len(found):
+        raise UsageError(
+            f"{folder.path}: split {split} has no stories to read; rejects.jsonl says what its build left out"
+        )
     if where == Where():
         return found
     kept = Kept(found, _matching(folder.index(found.table, split), found, where))
-    if len(found) and not len(kept):
+    if not len(kept):
         raise UsageError(f"{folder.path}: none of the {len(found)} stories of split {split} meets {where}")
     return kept
 

@@ -166,7 +166,7 @@ def test_published_stories_are_found_when_sequences_use_the_same_frame_ids(tmp_p
     Repeated.fake(RawWriter(tmp_path / "raw"))
     build(Repeated, tmp_path / "raw", tmp_path / "out")
     published = [(row["story_id"], row["captions"]) for row in stored(tmp_path / "out", "stories")]
-    assert len(published) == 4
+    assert len(published) == 5
     other = load_stories(tmp_path / "out", frame=1)
     assert [(row["story_id"], row["captions"]) for row in other] == published
 
