@@ -16,6 +16,7 @@ is complete:
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -56,6 +57,8 @@ def target(out: str | os.PathLike[str] | Target) -> Target:
         return out
     text = os.fspath(out)
     if "://" not in text:
+        if "::" in text:
+            raise UsageError(f"{text}: fsspec takes two colons for a chain of URLs. Choose another --out")
         return _Local(text)
     try:
         fs, path = fsspec.url_to_fs(text)
@@ -360,7 +363,7 @@ class _Remote(Target):
 
         for _ in range(_CLEARINGS):
             with contextlib.suppress(FileNotFoundError):
-                self._tried("removing the files of the build", lambda: fs.rm(path, recursive=True))
+                self._tried("removing the files of the build", lambda: fs.rm(glob.escape(path), recursive=True))
             if self._tried("looking for the files of the build", gone):
                 return
 

@@ -637,3 +637,18 @@ def test_status_of_a_build_that_runs_was_ended_and_is_finished(raw, tmp_path, mo
 
 def test_the_place_of_a_file_url_is_the_folder(tmp_path):
     assert target(f"file://{tmp_path}").root == tmp_path
+
+
+@pytest.mark.parametrize("name", ["out[1]", "out*", "out?"])
+def test_a_folder_behind_a_url_is_cleared_whatever_its_name(raw, name):
+    """fsspec takes such names for patterns when it removes folders."""
+    fs = fsspec.filesystem("memory")
+    build(FlintstonesSV, raw, f"memory://magic/{name}")
+    assert fs.exists(f"memory://magic/{name}/manifest.json")
+    assert not fs.exists(f"memory://magic/{name}/.build")
+    fs.rm("memory://magic", recursive=True)
+
+
+def test_a_name_that_fsspec_takes_for_a_chain_is_refused(raw, tmp_path):
+    with pytest.raises(UsageError, match="two colons"):
+        build(FlintstonesSV, raw, tmp_path / "a::b")

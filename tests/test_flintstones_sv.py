@@ -266,3 +266,10 @@ def test_a_list_of_a_split_that_is_none_is_named(tmp_path):
     write_release(RawWriter(tmp_path / "raw"), {"train": {"s_01_e_01": 6}, "valid": {"s_01_e_02": 6}}, variant="B")
     with pytest.raises(SourceError, match=r"lists of valid; the splits are train, val, test .*split\.json"):
         build(FlintstonesSV, tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_package_without_its_folder_of_frames_is_refused_as_a_whole(tmp_path):
+    write_release(RawWriter(tmp_path / "raw"), {"train": {"s_01_e_01": 6}}, variant="B")
+    (tmp_path / "raw/video_frames_sampled").rename(tmp_path / "raw/video_frames")
+    with pytest.raises(SourceError, match=r"there is nothing in video_frames_sampled/"):
+        build(FlintstonesSV, tmp_path / "raw", tmp_path / "out", on_error="quarantine")

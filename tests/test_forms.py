@@ -36,6 +36,7 @@ def test_names_of_keyframes_tell_video_and_time(name, video, expected):
 def test_a_package_is_told_by_its_split_file_wherever_it_lies(tmp_path):
     raw = RawWriter(tmp_path)
     raw.json("some/where/train-val-test_split.json", {"train": ["a"]})
+    raw.bytes("some/where/video_frames_sampled/a.npy", b"")
     package = open_package(Raw(tmp_path), StoryDallE, StoryGPTV)
     assert (type(package), package.raw.root, package.file("a")) == (
         StoryDallE,
@@ -49,6 +50,7 @@ def test_a_package_is_told_by_its_split_file_wherever_it_lies(tmp_path):
 def test_a_cache_may_name_fewer_followers_but_no_others(tmp_path):
     raw = RawWriter(tmp_path)
     raw.json("train-val-test_split.json", {})
+    raw.bytes("video_frames_sampled/a.npy", b"")
     raw.pickle("following_cache3.pkl", {"a": ["b", "c"], "b": ["d"], "c": ["d", "e", "f", "g", "h"]})
     clips = StoryDallE(Raw(tmp_path))
     assert clips.contradiction("a", ["b", "c", "d"], "ids") == ""

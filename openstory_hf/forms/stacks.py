@@ -21,6 +21,7 @@ import numpy as np
 from openstory_hf.fakes import RawWriter, Scene
 from openstory_hf.forms.clips import BOX_SCALE, Clips, Pixels
 from openstory_hf.raw import NUMPY_GLOBALS, Raw
+from openstory_hf.records import Reject
 
 MASKS = "seg_mask_4x_comb"
 
@@ -36,6 +37,9 @@ class Stacks(Clips):
 
     def __init__(self, raw: Raw) -> None:
         super().__init__(raw)
+        if not raw.names(f"{self.frames}/"):
+            reason = f"there is nothing in {self.frames}/, so this is another package, or one that was packed again"
+            raise Reject(reason, file=self.split_file)
         self.listed = raw.json(self.split_file)
         self.texts: Mapping[str, Any] = raw.records(self.text_file) if self.text_file else {}
         caches = ("following_cache4.pkl", "following_cache3.pkl")
