@@ -25,6 +25,7 @@ encoded anew, which takes time and, for JPEG, quality. Importing this module tak
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -68,15 +69,22 @@ def frame_texts(row: Mapping[str, Any], text: str = "captions") -> list[str]:
     return list(texts)
 
 
-def frame_images(row: Mapping[str, Any], count: int) -> list[Any]:
+def frame_images(row: Mapping[str, Any], count: int, *, lists: bool = False) -> list[Any]:
     """The pictures of a story, one for each of its `count` frames.
 
+    Args:
+        row: a story.
+        count: its frames.
+        lists: a frame may have a list of pictures, as `load_stories(frame="all")` gives them.
+
     Raises:
-        RowError: if pictures are missing, or there are more or fewer than `count`.
+        RowError: if pictures are missing, or there are more or fewer than `count`, or several of a frame.
     """
     images = row.get("images")
     if images is None or any(image is None for image in images):
         raise row_error(row, 'pictures are missing; read the "stories" config ("annotations" leaves the pictures out)')
+    if not lists and any(isinstance(image, list) for image in images):
+        raise row_error(row, 'its frames have lists of pictures, of frame="all"; choose one with another `frame`')
     if len(images) != count:
         raise row_error(row, f"{len(images)} pictures for {count} texts; there must be one picture per frame")
     return list(images)
@@ -109,6 +117,9 @@ def cut(row: Mapping[str, Any], start: int, stop: int) -> Row:
     """Frames [start, stop) of a story as a story of its own; see `windows`."""
     made = {name: value[start:stop] if isinstance(value, list) else value for name, value in row.items()}
     made["story_id"] = f"{row['story_id']}#{start}-{stop}"
+    if row.get("draw") is not None:  # a number of its own, or all windows of a story would draw the same
+        digest = hashlib.blake2b(f"{row['draw']}#{start}-{stop}".encode(), digest_size=7)
+        made["draw"] = int.from_bytes(digest.digest(), "big")
     if row.get("source"):
         made["source"] = {**row["source"], "index": row["source"]["index"] + start}
     extras = json.loads(row.get("extras") or "{}")

@@ -259,7 +259,7 @@ class CharacterCollator:
     def _texts(self, row: Row) -> list[str]:
         """The text of every frame, once it is certain that the columns are there and parallel."""
         texts = story_texts(row, "captions" if self.release_compatible else self.text)
-        frame_images(row, len(texts))
+        frame_images(row, len(texts), lists=True)
         for name in ("instances",) if self.release_compatible else ("instances", "mentions"):
             if row.get(name) is None or len(row[name]) != len(texts):
                 found = f"no column {name!r}" if row.get(name) is None else f"{len(row[name])} lists of {name}"

@@ -152,7 +152,9 @@ class ChatCollator:
         else:
             chat = {name: list(row.get(name) or []) for name in ("messages", "images")}
         # Arrow gives every block all keys of the column; templates ask which are there
-        messages = [{**message, "content": _without_nulls(message["content"])} for message in chat["messages"]]
+        if any(message.get("content") is None for message in chat["messages"]):
+            raise row_error(row, "a message has no content")
+        messages = [{**one, "content": _without_nulls(_blocks(one["content"]))} for one in chat["messages"]]
         starts = [number for number, message in enumerate(messages) if message["role"] == "user"]
         of_turns = [messages[start:stop] for start, stop in pairwise([*starts, len(messages)])]
         system = messages[: starts[0]] if starts else messages
@@ -335,9 +337,7 @@ def _blocks(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _without_nulls(content: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    if isinstance(content, str):
-        return content
+def _without_nulls(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in block.items() if value is not None} for block in content]
 
 

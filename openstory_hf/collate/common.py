@@ -76,7 +76,12 @@ def generator(row: Row, seed: int) -> np.random.Generator:
 
     Rows of `load_stories` carry `draw`, a number of their own that changes with the epoch. Rows of a plain
     `load_dataset` have only their `story_id`, and draw the same in every epoch.
+
+    Raises:
+        UsageError: for a negative seed.
     """
+    if seed < 0:
+        raise UsageError(f"seed={seed} is not a number from 0")
     draw = row.get("draw")
     if draw is None:
         digest = hashlib.blake2b(str(row.get("story_id", "")).encode("utf-8", "surrogatepass"), digest_size=8)

@@ -183,6 +183,12 @@ class Gill:
     # -- tokens
 
     @property
+    def longest(self) -> int:
+        """Most tokens of a sample: of a pair, twice those of an item but for the begin token."""
+        item = self.max_length + (self.visual_tokens if self.mode == "captioning" else 0)
+        return 2 * item - len(begin(self.tokenizer)) if self.pairs else item
+
+    @property
     def _images(self) -> list[int]:
         ids: list[int] = self.tokenizer.convert_tokens_to_ids(image_names(self.image_tokens))
         return ids

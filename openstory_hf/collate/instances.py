@@ -89,6 +89,7 @@ def instance_grids(
     Returns:
         the share of each cell that an instance covers, float32 (I, K, h, w), and which of the K are one, bool (I, K).
     """
+    grid = grid[0], grid[1]  # a list could not be part of a key
     rles = [[entry["segmentation"] for entry in of_picture] for of_picture in instances]
     keys: list[Hashable] = [None] * len(rles)
     if kept:

@@ -228,7 +228,7 @@ class InterleavedCollator(Plain):
 
     @property
     def _longest(self) -> int | None:
-        return self.max_length if self.recipe is None else self.recipe.max_length
+        return self.max_length if self.recipe is None else self.recipe.longest
 
     def _sequences(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """The tensors with one entry per position."""

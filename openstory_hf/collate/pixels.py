@@ -34,7 +34,8 @@ CLIP_STD: RGB = (0.26862954, 0.26130258, 0.27577711)
 
 def sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """The option `image_size`, the side of a square or (h, w), as (h, w)."""
-    return (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return height, width
 
 
 def bytes_of(colour: RGB) -> tuple[int, int, int]:
@@ -137,7 +138,7 @@ class Pixels:
         """
         wanted = buffers.empty((len(frames), 3, *self.geometry.size), _KINDS[self.dtype])
         array = wanted.numpy()  # numpy's calls cost less than torch's, and there are some for each picture
-        affine = None if self.dtype == "uint8" else _affine(self.mean, self.std)
+        affine = None if self.dtype == "uint8" else _affine(tuple(self.mean), tuple(self.std))
         kept = kept_by(self.cache_mb)
         to = geometries or [self.geometry] * len(frames)
         keys = list(map(_key, frames, numbers_of(to))) if kept else []
@@ -201,8 +202,6 @@ def _key(frame: tuple[Row, int], geometry: int | None) -> Hashable:
 
 def _decoded(row: Row, frame: int) -> NDArray[np.uint8]:
     """The pixels of a frame: uint8 (H, W, 3)."""
-    if isinstance(row["images"][frame], list):
-        raise row_error(row, 'its frames have lists of pictures, of frame="all"; choose one with another `frame`')
     try:
         return decoders.rgb(row["images"][frame])
     except pictures.UndecodableError as error:
@@ -262,13 +261,13 @@ def normalize(pixels: torch.Tensor, mean: RGB = (0.5, 0.5, 0.5), std: RGB = (0.5
     return values
 
 
-def _factors(mean: RGB, std: RGB) -> tuple[list[float], list[float]]:
+def _factors(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
     """What to multiply values from 0 to 255 of each channel with, and what to add then."""
     return [1 / (255 * value) for value in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
 @cache
-def _affine(mean: RGB, std: RGB) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _affine(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The factors of numpy arrays: float32 (3, 1, 1) each, () if those of all channels are one."""
     scale, shift = (np.array(factors, np.float32).reshape(3, 1, 1) for factors in _factors(mean, std))
     if len(set(mean)) == len(set(std)) == 1:  # a single number is faster by half

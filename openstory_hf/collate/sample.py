@@ -42,7 +42,7 @@ class Recipe(Protocol):
     """Anything that turns a story into a sample; its random draws are a pure function of the row and a seed."""
 
     @property
-    def max_length(self) -> int | None:
+    def longest(self) -> int | None:
         """Most tokens of a sample."""
 
     def sample(self, row: Row, draws: Any = None) -> Sample | None:

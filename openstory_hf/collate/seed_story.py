@@ -149,6 +149,11 @@ class SeedStory:
     # -- text
 
     @property
+    def longest(self) -> int:
+        """Most tokens of a sample."""
+        return self.max_length
+
+    @property
     def _around(self) -> list[str]:
         """What stands before and behind the instruction."""
         return self.instruction_prompt.format_map({"instruction": "\0"}).split("\0")
@@ -193,7 +198,8 @@ class SeedStory:
         return _Encoded("".join(piece.text for part in parts for piece in part), *ids)
 
     def _part_ids(self, part: list[_Piece]) -> list[int]:
-        markers = [*self._markers, *self.tokenizer.all_special_tokens]
+        added = (str(token) for token in self.tokenizer.added_tokens_decoder.values())  # all others' image tokens, too
+        markers = list(dict.fromkeys((*self._markers, *self.tokenizer.all_special_tokens, *added)))
         spelt = any(marker in piece.text for piece in part if piece.is_caption for marker in markers)
         if self.release_compatible or not spelt:
             return encode(self.tokenizer, "".join(piece.text for piece in part))

@@ -157,6 +157,11 @@ class StoryGPTV:
             visual += [(number - 1, j) for j in range(seen)] + [TEXT] * len(part)
         return ids, visual
 
+    @property
+    def longest(self) -> int:
+        """Most tokens of a sample."""
+        return self.max_length
+
     def _masked(self, ids: list[int]) -> list[int]:
         """The labels: neither pictures, which have the pad id, nor image tokens behind the first."""
         untrained = {self.tokenizer.pad_token_id, *self._images[1:]}
@@ -170,15 +175,16 @@ class StoryGPTV:
             ids, visual = self._woven([begin(self.tokenizer) + first, *others])
             if len(ids) <= room:
                 break
-        ids = ids[:room] + self._images
+        ids, visual = ids[:room], visual[:room]
+        told = [token if at == TEXT else IGNORE for token, at in zip(ids, visual, strict=True)]
         context = list(range(start, target)) if self.interleave else []
         return Sample(
             row=row,
-            ids=ids,
-            labels=self._masked(ids),
-            visual=visual[:room] + [TEXT] * self.image_tokens,
+            ids=ids + self._images,
+            labels=told + self._masked(self._images),
+            visual=visual + [TEXT] * self.image_tokens,
             frames=[*context, target],
-            generated=[-1] * (len(ids) - self.image_tokens) + [len(context)] * self.image_tokens,
+            generated=[-1] * len(ids) + [len(context)] * self.image_tokens,
             frames_dropped=start,
             prompt=self.prompt(texts[start:target], texts[target]),
         )
