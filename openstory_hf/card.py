@@ -94,7 +94,7 @@ _GENERATED = (
     *("pretty_name", "license", "license_name", "language", "task_categories", "size_categories", "tags"),
     *("configs", "dataset_info"),
 )
-_FRONT = re.compile(r"\s*---\n(?P<yaml>.*?)^---$\n?", re.DOTALL | re.MULTILINE)
+_FRONT = re.compile(r"\ufeff?\s*---[ \t]*\n(?P<yaml>.*?)^---[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _MARK = re.compile(r"<!-- (?:end )?prose \S+ -->")
 _PROSE = re.compile(r"(?<=<!-- prose )(?P<name>\S+) -->\n(?P<text>.*?)(?=<!-- end prose (?P=name) -->)", re.DOTALL)
 
@@ -321,6 +321,7 @@ def split_card(text: str) -> tuple[dict[str, Any], str]:
     Raises:
         ValueError, yaml.YAMLError: if the front matter is not a YAML mapping.
     """
+    text = text.replace("\r\n", "\n")
     match = _FRONT.match(text)
     data = yaml.safe_load(match["yaml"]) if match else {}
     if not isinstance(data, dict):

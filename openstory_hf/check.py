@@ -73,7 +73,11 @@ def check(path: str | Path, *, revision: str | None = None, quiet: bool = True) 
     """
     folder = BuiltFolder(str(path), revision)
     manifest, there = folder.manifest, _listing(folder)
-    problems = [f"{file}: executable files have no place in a dataset" for file in there or () if is_executable(file)]
+    problems = [
+        f"{file}: executable files have no place in a dataset"
+        for file in there or ()
+        if is_executable(file) and not _is_hidden(file)
+    ]
     problems += _check_counts(folder)
     problems += _check_card(folder, there)
     problems += _check_croissant(folder)
@@ -87,6 +91,11 @@ def check(path: str | Path, *, revision: str | None = None, quiet: bool = True) 
             for split in manifest["splits"]:
                 problems += _check_table(folder, table, split, there, seen, bar)
     return problems
+
+
+def _is_hidden(file: str) -> bool:
+    """Whether a file lies in a hidden folder, which is never pushed."""
+    return any(part.startswith(".") for part in file.split("/")[:-1])
 
 
 def is_executable(file: str) -> bool:
@@ -368,6 +377,8 @@ def _check_counts(folder: BuiltFolder) -> Iterator[str]:
     except (OSError, OutputError, ValueError, KeyError, TypeError) as error:
         yield f"{REJECTS}: cannot be read: {error!r}. Build again"
         return
+    if unknown := sorted({str(line["split"]) for line in rejects} - set(manifest["splits"])):
+        yield f"{REJECTS}: there is no split {', '.join(unknown)}"
     for split, counts in manifest["splits"].items():
         if lost[split] != counts["stories"]["rejected"]:
             yield f"{REJECTS}: {split}: names {lost[split]} lost stories, the manifest {counts['stories']['rejected']}"

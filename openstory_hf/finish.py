@@ -147,7 +147,7 @@ def make_manifest(
 def manifest_text(manifest: Mapping[str, Any]) -> str:
     """A manifest as JSON, one fact a line, but for lists of numbers: a line each."""
     text = json.dumps(manifest, ensure_ascii=False, indent=1)
-    return re.sub(r"\[\s+([\d,\s]+?)\s+\]", lambda found: f"[{''.join(found[1].split())}]", text) + "\n"
+    return re.sub(r"\[\n\s*([\d,\s]+?)\s+\]", lambda found: f"[{''.join(found[1].split())}]", text) + "\n"
 
 
 def finished(plan: Plan, place: Target) -> dict[str, Any] | None:

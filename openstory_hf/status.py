@@ -116,7 +116,7 @@ def _unfinished(place: Target, summary: Mapping[str, Any]) -> Status:
         bytes=size,
         running=running,
         failed=failed,
-        ended=tuple(sorted(set(ended) - set(failed))),
+        ended=tuple(sorted(set(ended) - set(failed) - set(running))),
         builders=working,
         eta=eta,
         queued=queued,

@@ -210,3 +210,11 @@ def test_what_the_hub_refuses_is_named(out, change, problem):
     front = {**front_and_body(out)[0], **change}
     (found,) = metadata.problems({key: value for key, value in front.items() if value is not None})
     assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: "\ufeff" + t, lambda t: t.replace("---\n", "--- \n"), lambda t: t.replace("\n", "\r\n")]
+)
+def test_front_matter_of_any_editor_is_kept(change):
+    new = "---\nlicense: mit\n---\n\n5 stories\n"
+    assert "doi: 10.1/2" in card.keep_prose(new, change("---\ndoi: 10.1/2\n---\n4 stories\n"))

@@ -385,3 +385,17 @@ def test_pieces_are_placed_where_there_is_one_way_and_only_there(pieces, between
         assert tuple(at for at, piece in zip(places, pieces, strict=True) if piece) in ways
     else:
         assert places is None
+
+
+@PROCESSORS
+def test_contents_that_are_plain_strings_are_blocks_of_text(make):
+    processor, pictures = make(), story(1)["images"]
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is there?"}]}
+    rows = [
+        {"story_id": "s", "images": pictures, "messages": [user, {"role": "assistant", "content": content}]}
+        for content in ([{"type": "text", "text": "Fred walks."}], "Fred walks.")
+    ]
+    one, other = (ChatCollator(processor=processor)([row]) for row in rows)
+    assert all(one[name].equal(other[name]) for name in ("input_ids", "labels"))
+    with pytest.raises(RowError, match="no content"):
+        ChatCollator(processor=processor)([{**rows[0], "messages": [user, {"role": "assistant", "content": None}]}])

@@ -407,3 +407,15 @@ def test_threads_do_not_share_the_memory_of_a_grid():
             pool.map(lambda rle: masks.grid([rle], (16, 16)), several * 5), expected * 5, strict=True
         ):
             np.testing.assert_array_equal(found, one)
+
+
+@pytest.mark.parametrize(
+    "counts", [[4, 0], [1, 1, 0, 1, 1], [0, 4], [0, 2, 0, 2], [2, 0, 2], [0, 0, 4], [1, 2, 0, 0, 1]]
+)
+def test_runs_of_no_pixels_are_not_stored(counts):
+    """The build takes what `check` accepts: the shortest code of a mask."""
+    flat = np.concatenate([np.full(run, at % 2, np.uint8) for at, run in enumerate(counts)])
+    expected = masks.encode(flat.reshape(2, 2, order="F"))
+    assert masks.as_rle({"size": [2, 2], "counts": counts}) == expected
+    text = coco.frPyObjects({"size": [2, 2], "counts": counts}, 2, 2)["counts"]
+    assert masks.as_rle({"size": [2, 2], "counts": text}) == expected

@@ -178,8 +178,22 @@ SENTENCES = [
     ("Beeper.", "Beeper hums. The rain falls on Beeper.", "It hums. The rain falls on Beeper."),
     ("Beeper and Fred.", "Fred kicks Beeper. Beeper's lamp breaks.", "He kicks it. Its lamp breaks."),
     ("Beeper.", "The ball rolls. Beeper hums.", "The ball rolls. Beeper hums."),
+    # "is" and "has", which are not possessive, and what could be either
+    (
+        FRED,
+        "Fred's happy. Fred's eaten a pie. Fred's late for work.",
+        "Fred's happy. Fred's eaten a pie. Fred's late for work.",
+    ),
+    (FRED, "Fred's sick today and walks home.", "Fred's sick today and walks home."),
+    (FRED, "Fred's seen in the room.", "Fred's seen in the room."),
+    (FRED, "Fred's old car is red.", "His old car is red."),
+    (FRED, "Fred's eyes open.", "His eyes open."),
     # names
-    ("Mr. Slate.", "Mr Slate talks. Then mr.  slate naps. Slate's desk.", "He talks. Then he naps. His desk."),
+    (
+        "Mr. Slate.",
+        "Mr Slate talks. Then mr.  slate naps. Slate's desk falls.",
+        "He talks. Then he naps. His desk falls.",
+    ),
     (FRED, "Frederick and Fred-like things.", "Frederick and Fred-like things."),
 ]
 

@@ -538,3 +538,23 @@ def test_rows_with_all_pictures_of_a_frame_are_refused_by_name():
     row["images"] = [[image] for image in row["images"]]
     with pytest.raises(RowError, match=r"lists of pictures"):
         StoryTensorCollator(image_size=32)([row])
+
+
+def test_options_may_be_lists_as_files_have_them():
+    row = drawn_story(frames=2)
+    options = {
+        "image_size": (16, 24),
+        "image_mean": (0.4, 0.5, 0.6),
+        "image_std": (0.2, 0.3, 0.4),
+        "mask_grid": (4, 4),
+    }
+    batches = [
+        StoryTensorCollator(**{name: kind(value) for name, value in options.items()}, cache_mb=1)([row])
+        for kind in (tuple, list)
+    ]
+    assert all(batches[0][name].equal(batches[1][name]) for name in ("pixel_values", "instance_masks"))
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(UsageError, match="seed=-1"):
+        StoryTensorCollator(image_size=16, condition_dropout=0.5, seed=-1)([drawn_story(frames=2)])

@@ -356,3 +356,11 @@ class TestImports:
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         assert "openstory_hf[torch]" in result.stdout
+
+
+def test_windows_of_a_row_draw_numbers_of_their_own():
+    row = {"story_id": "s", "draw": 5, "captions": ["a"] * 8}
+    draws = [window["draw"] for window in windows(row, 5)]
+    assert len(set(draws)) == 4
+    assert draws == [window["draw"] for window in windows(row, 5)]
+    assert all("draw" not in window for window in windows({"story_id": "s", "captions": ["a"] * 8}, 5))

@@ -54,12 +54,17 @@ def as_rle(value: Mapping[str, Any]) -> RLE:
     """
     height, width = (int(side) for side in value["size"])
     counts = value["counts"]
-    if not isinstance(counts, str | bytes):
-        runs = [int(count) for count in counts]
-        if min(runs, default=0) < 0 or sum(runs) != height * width:
+    if isinstance(counts, str | bytes):
+        _, runs = _runs({"size": [height, width], "counts": counts})
+    else:
+        runs = np.array([int(count) for count in counts], dtype=np.int64)
+        if runs.min(initial=0) < 0 or runs.sum() != height * width:
             raise ValueError(f"COCO run lengths that do not fill a mask of {height}x{width}")
-        return _stored(coco.frPyObjects({"size": [height, width], "counts": runs}, height, width))
-    return _stored(_coco({"size": [height, width], "counts": counts}))
+    if not runs.size:
+        return _stored(_coco({"size": [height, width], "counts": b""}))
+    # where runs of no pixels lie between two others, those are one
+    borders, times = np.unique(np.cumsum(runs)[:-1], return_counts=True)
+    return from_edges(borders[(times % 2 == 1) & (borders < height * width)], (height, width))
 
 
 def run_lengths(rle: Mapping[str, Any]) -> NDArray[np.int64]:

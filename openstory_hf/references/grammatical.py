@@ -287,7 +287,19 @@ def _suffixed_role(tokens: Sequence[Token], first: int, after: int) -> int | Non
     unclear = word in _FUNCTION_WORDS or word in _PAST or _is_adverb(word) or word.endswith(("ed", "ing"))
     sloppy = word.endswith("s") and word not in ("hands", "faces") and _is_form_of(word, _VERBS)  # "Fred's talks to"
     listed = before.word in ("and", "or", ",")
-    return None if unclear or sloppy or listed else _POSSESSIVE
+    return None if unclear or sloppy or listed or not _has_verb(tokens, after + 2) else _POSSESSIVE
+
+
+def _has_verb(tokens: Sequence[Token], first: int) -> bool:
+    """Whether a verb follows what began before token `first`, as in "Fred's old car stops", not in "Fred's sick"."""
+    while token_at(tokens, first).kind == "word":
+        word = tokens[first].word
+        if _is_finite(word, True) or _is_finite(word, False):
+            return True
+        if word in _FUNCTION_WORDS:
+            return False
+        first += 1
+    return False
 
 
 def _role(tokens: Sequence[Token], first: int, last: int, key: str) -> int | None:

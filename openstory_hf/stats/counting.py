@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
 
-from openstory_hf.errors import OutputError
+from openstory_hf.errors import OutputError, reason_of
 from openstory_hf.finish import REJECTS
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.rows import RowReader
@@ -44,8 +44,13 @@ def collect(path: str | Path) -> Statistics:
     folder = BuiltFolder(str(path))
     manifest = folder.manifest
     tallies = {split: _count(folder, split) for split in manifest["splits"]}
-    for line in map(json.loads, folder.storage.whole(REJECTS).splitlines()):
-        tallies[line["split"]].rejects[line["reason"]] += 1
+    try:
+        for line in map(json.loads, folder.storage.whole(REJECTS).splitlines()):
+            tallies[line["split"]].rejects[line["reason"]] += 1
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"{folder.path}/{REJECTS} is damaged: {reason_of(error)}. See `openstory check {folder.path}`"
+        ) from None
     total = Counters()
     for tally in tallies.values():
         total.add(tally)
