@@ -299,3 +299,13 @@ def test_errors_say_what_to_do():
 def test_pickles():
     recipe, row = gill(pairs=True), table(["sun", "moon star"])
     assert pickle.loads(pickle.dumps(recipe)).sample(row) == recipe.sample(row)
+
+
+@pytest.mark.parametrize(
+    ("mode", "pairs", "width"), [("captioning", False, 18), ("generation", False, 16), ("captioning", True, 35)]
+)
+def test_max_length_pads_to_the_longest_sample_there_can_be(mode, pairs, width):
+    options = {"mode": mode, "pairs": pairs, "max_length": 16, "tokenizer": TOY, "image_tokens": 3, "visual_tokens": 2}
+    collate = InterleavedCollator.preset("gill", padding="max_length", **options)
+    for text in ("sun", "sun moon star " * 10):
+        assert collate([table([text, text])])["input_ids"].shape == (1, width)

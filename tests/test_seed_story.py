@@ -393,3 +393,15 @@ class TestOptions:
         is_target = batch["picture_is_target"][batch["image_positions"][batch["generation_mask"]]]
         assert is_target.all()
         assert not batch["picture_is_target"][batch["image_positions"][batch["comprehension_mask"]]].any()
+
+
+def test_no_added_token_is_read_into_a_caption():
+    """Of other recipes, or more image tokens than this one uses: `all_special_tokens` does not list them."""
+    tokenizer = words()
+    tokenizer.add_tokens(["[IMG0]", *(f"<img_{number:05d}>" for number in range(64))], special_tokens=True)
+    collate = seed_story(tokenizer=tokenizer)
+    for text in ("Fred [IMG0] walked", "Fred <img_00010> walked"):
+        sample = collate.sample(row_of(["Fred walked", text]), Draws(1))
+        spelt = tokenizer.convert_tokens_to_ids(text.split()[1])
+        assert spelt != tokenizer.unk_token_id
+        assert spelt not in sample.ids

@@ -377,3 +377,16 @@ def test_rows_of_the_builders(name, tmp_path):
     assert batch["generation_mask"].sum(1).tolist() == [8, 8]
     assert batch["pixel_values"].shape[0] == batch["num_images"].sum() == len(batch["picture_is_target"])
     assert batch["picture_is_target"].sum() == 2
+
+
+def test_words_that_share_the_id_of_padding_are_trained():
+    made = recipe("Fred walked.")
+    made.tokenizer.pad_token = made.tokenizer.unk_token
+    sample = made.sample(story("Fred walked.", "Zebra walked."), Draws(1))
+    unknown = [
+        at
+        for at, (token, slot) in enumerate(zip(sample.ids, sample.visual, strict=True))
+        if token == made.tokenizer.unk_token_id and slot == TEXT
+    ]
+    assert unknown
+    assert all(sample.labels[at] == made.tokenizer.unk_token_id for at in unknown)
