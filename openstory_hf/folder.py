@@ -218,7 +218,7 @@ class Index:
         self._lock, self._reading = threading.Lock(), _locks()
         for file in list(self._open):
             if held[file % len(held)]:  # and what they were reading may be in any state
-                del self._open[file]
+                self._close(file)
 
     def __len__(self) -> int:
         return self._first_of_file[-1]
@@ -259,10 +259,13 @@ class Index:
             self._open[file] = found
             self._open_bytes += size if fetched else 0
             while len(self._open) > KEPT_FILES or (self._open_bytes > KEPT_FILE_BYTES and len(self._open) > 2):
-                gone, _ = self._open.popitem(last=False)
-                gone_size = self.folder.manifest["index"][index_file(self.files[gone])]["bytes"]
-                self._open_bytes -= gone_size if not storage.local and gone_size <= WHOLE_INDEX else 0
+                self._close(next(iter(self._open)))
         return found
+
+    def _close(self, file: int) -> None:
+        del self._open[file]
+        size = self.folder.manifest["index"][index_file(self.files[file])]["bytes"]
+        self._open_bytes -= size if not self.folder.storage.local and size <= WHOLE_INDEX else 0
 
     def read_file(self, file: int, columns: Sequence[str]) -> pa.Table:
         """Some columns (or leaves of them, as dotted Parquet paths) of all rows of a file.
