@@ -44,9 +44,10 @@ def units(raw: Raw, split: str) -> list[Unit]:
 
 
 def split_of(raw: Raw, file: str) -> str:
-    """The split a story names; "train" if its file is damaged, for `sequences` to refuse it."""
+    """The split a story names; "train" if it names none, or its file is damaged, for `sequences` to refuse it."""
     try:
-        return str(raw.json(file)["split"])
+        named = raw.json(file)["split"]
+        return named if named in INFO.splits else "train"
     except (Reject, KeyError, TypeError):
         return "train"
 

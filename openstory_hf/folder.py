@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from openstory_hf.codecs import CODECS
 from openstory_hf.contents import Contents, contents_file
 from openstory_hf.errors import OutputError, UsageError, reason_of
-from openstory_hf.finish import MANIFEST
+from openstory_hf.finish import MANIFEST, REJECTS
 from openstory_hf.index import index_file, index_schema
 from openstory_hf.info import Character
 from openstory_hf.layout import Layout, before_each
@@ -145,6 +145,23 @@ class BuiltFolder:
         """
         with self.contents("stories", split) as contents:
             return contents.starts(self.first_rows("frames", split)), contents.all_runs()
+
+    def rejects(self) -> list[dict[str, Any]]:
+        """What the build left out: `split`, `unit`, `record`, `reason`, `file` and `stories` of each record.
+
+        Raises:
+            OutputError: if the list is missing or damaged, or of splits that are not there.
+        """
+        try:
+            lines = self.storage.whole(REJECTS).decode("utf-8").split("\n")  # names may hold other line separators
+            found = [json.loads(line) for line in lines if line]
+            if unknown := sorted({str(entry["split"]) for entry in found} - set(self.manifest["splits"])):
+                raise ValueError(f"there is no split {', '.join(unknown)}")
+            if not all(isinstance(entry["reason"], str) and isinstance(entry["stories"], list) for entry in found):
+                raise ValueError("a record has no reason, or no list of stories")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._unreadable(REJECTS, error) from error
+        return found
 
     def _unreadable(self, name: str, error: Exception) -> OutputError:
         hint = f"`openstory check {self.path}` finds what is damaged"

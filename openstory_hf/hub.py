@@ -7,7 +7,6 @@ commit replaces the old files by the new ones, so readers find one or the other,
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +21,6 @@ from huggingface_hub.utils import OfflineModeIsEnabled, validate_repo_id  # type
 from openstory_hf import card, catalogue
 from openstory_hf.check import check, is_executable
 from openstory_hf.errors import OpenStoryError, OutputError, UsageError, reason_of
-from openstory_hf.finish import REJECTS
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.index import FOLDER
 from openstory_hf.info import Info
@@ -76,14 +74,7 @@ def write_card(path: str | Path, repository: str = "", *, info: Info | None = No
     """
     folder, root = local_folder(path)
     info = info or catalogue.get(folder.manifest["dataset"]).INFO
-    lines = folder.storage.whole(REJECTS).decode("utf-8").split("\n")
-    try:
-        rejects = [json.loads(line) for line in lines if line]
-    except ValueError as error:
-        raise OutputError(
-            f"{path}/{REJECTS} is damaged: {error}. Get it again from where the folder came from, or build it again"
-        ) from None
-    card.write(root, info, folder.manifest, rejects, repository=repository, endpoint=HfApi().endpoint)
+    card.write(root, info, folder.manifest, folder.rejects(), repository=repository, endpoint=HfApi().endpoint)
     return root / card.README
 
 

@@ -19,8 +19,10 @@ from PIL import Image, ImageFile
 
 from openstory_hf import pictures, stats
 from openstory_hf.build import build
+from openstory_hf.check import check
 from openstory_hf.errors import OutputError, UsageError
 from openstory_hf.fakes import RawWriter
+from openstory_hf.hub import write_card
 from openstory_hf.sources import MappedPictures
 from openstory_hf.stats import Distribution, collect, plot, released_flintstones, released_pororo, render_text
 
@@ -298,3 +300,14 @@ def test_without_matplotlib_the_error_says_what_to_install(storybook, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UsageError, match=r"pip install 'openstory_hf\[plots\]'"):
         plot(collect(storybook[1]), tmp_path / "plot.png")
+
+
+@pytest.mark.parametrize("line", ["{", '{"split": "bogus", "reason": "r", "stories": []}'])
+def test_a_damaged_list_of_rejects_is_one_error_wherever_it_is_read(tmp_path, line):
+    AfricanStorybook.fake(RawWriter(tmp_path / "raw"))
+    build(AfricanStorybook, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
+    (tmp_path / "out/rejects.jsonl").write_text(line + "\n")
+    for read in (collect, write_card):
+        with pytest.raises(OutputError, match=r"rejects\.jsonl cannot be read"):
+            read(tmp_path / "out")
+    assert any(problem.startswith("rejects.jsonl: cannot be read") for problem in check(tmp_path / "out"))

@@ -207,7 +207,7 @@ class ChatCollator:
         messages = chat.system + [message for turn in chat.turns for message in turn.messages]
         if self.prompt is not None:
             first = messages[len(chat.system)]
-            asked = {**first, "content": [{"type": "text", "text": self.prompt}, *_blocks(first["content"])]}
+            asked = {**first, "content": [{"type": "text", "text": self.prompt}, *first["content"]]}
             messages[len(chat.system)] = asked
         text = self._rendered(chat.row, messages)
         there = sum(len(turn.images) for turn in chat.turns)
@@ -342,4 +342,4 @@ def _without_nulls(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pictures_in(messages: Sequence[Message]) -> int:
-    return sum(block["type"] == "image" for message in messages for block in _blocks(message["content"]))
+    return sum(block["type"] == "image" for message in messages for block in message["content"])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import ExifTags, Image
 
-from openstory_hf.errors import OutputError, reason_of
-from openstory_hf.finish import REJECTS
+from openstory_hf.errors import OutputError
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.rows import RowReader
 from openstory_hf.sources import PLACES, picture_source
@@ -44,13 +42,8 @@ def collect(path: str | Path) -> Statistics:
     folder = BuiltFolder(str(path))
     manifest = folder.manifest
     tallies = {split: _count(folder, split) for split in manifest["splits"]}
-    try:
-        for line in map(json.loads, folder.storage.whole(REJECTS).splitlines()):
-            tallies[line["split"]].rejects[line["reason"]] += 1
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(
-            f"{folder.path}/{REJECTS} is damaged: {reason_of(error)}. See `openstory check {folder.path}`"
-        ) from None
+    for reject in folder.rejects():
+        tallies[reject["split"]].rejects[reject["reason"]] += 1
     total = Counters()
     for tally in tallies.values():
         total.add(tally)
