@@ -76,7 +76,7 @@ def check(path: str | Path, *, revision: str | None = None, quiet: bool = True) 
     problems = [
         f"{file}: executable files have no place in a dataset"
         for file in there or ()
-        if is_executable(file) and not _is_hidden(file)
+        if is_executable(file) and not (folder.storage.local and is_hidden(file))
     ]
     problems += _check_counts(folder)
     problems += _check_card(folder, there)
@@ -93,9 +93,9 @@ def check(path: str | Path, *, revision: str | None = None, quiet: bool = True) 
     return problems
 
 
-def _is_hidden(file: str) -> bool:
-    """Whether a file lies in a hidden folder, which is never pushed."""
-    return any(part.startswith(".") for part in file.split("/")[:-1])
+def is_hidden(file: str) -> bool:
+    """Whether a file, or a folder it lies in, is hidden: those of a local folder are never pushed."""
+    return any(part.startswith(".") for part in file.split("/"))
 
 
 def is_executable(file: str) -> bool:

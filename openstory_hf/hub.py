@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import OfflineModeIsEnabled, validate_repo_id  # type: ignore[attr-defined]
 
 from openstory_hf import card, catalogue
-from openstory_hf.check import check, is_executable
+from openstory_hf.check import check, is_executable, is_hidden
 from openstory_hf.errors import OpenStoryError, OutputError, UsageError, reason_of
 from openstory_hf.folder import BuiltFolder
 from openstory_hf.index import FOLDER
@@ -146,7 +146,7 @@ class _Upload:
         self._api = HfApi()
         self._name = repository
         files = [path.relative_to(root) for path in sorted(root.rglob("*")) if path.is_file()]
-        self._files = {file.as_posix(): root / file for file in files if not any(p[0] == "." for p in file.parts)}
+        self._files = {file.as_posix(): root / file for file in files if not is_hidden(file.as_posix())}
 
     def run(self, *, private: bool, title: str) -> str:
         """Do it; returns the address of the commit."""

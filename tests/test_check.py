@@ -478,3 +478,14 @@ def test_problems_behind_a_url_are_those_of_the_folder(out, monkeypatch):
     assert len(expected) == 4
     with FileServer(out) as server:
         assert [problem.partition(": ")[0] for problem in check(server.url)] == expected
+
+
+def test_what_is_hidden_is_never_pushed_and_no_problem_of_a_local_folder(tmp_path):
+    AfricanStorybook.fake(RawWriter(tmp_path / "raw"))
+    build(AfricanStorybook, tmp_path / "raw", tmp_path / "out", on_error="quarantine")
+    (tmp_path / "out/.venv").mkdir()
+    for name in (".venv/x.py", ".x.py"):
+        (tmp_path / "out" / name).write_text("")
+    assert check(tmp_path / "out") == []
+    (tmp_path / "out/x.py").write_text("")
+    assert check(tmp_path / "out") == ["x.py: executable files have no place in a dataset"]
